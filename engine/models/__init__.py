@@ -1,0 +1,1 @@
+"""Models: configuration, decoder, checkpoints, tokenizers, chat templates, devices."""

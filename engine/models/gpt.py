@@ -1,0 +1,241 @@
+"""The decoder: the GPT-2 family and the Llama family in one readable file.
+
+It knows tensors only: no files, no text, no techniques, no kernels. Whatever sits in a linear slot (`qkv`, `out`, `up`,
+`down`, `head`) is called with (B, T, in) and returns (B, T, out); the kernel layer puts faster objects there.
+
+Shapes: B batch, T new tokens, S tokens seen so far including the new ones, D hidden size, H query heads, K key/value
+heads, d head size, F feed-forward neurons, V vocabulary, C capacity of the cache in tokens.
+
+Source of the attention formula, softmax(Q K^T / sqrt(d)) V: Vaswani et al., "Attention Is All You Need", 2017.
+Rotary positions: Su et al., "RoFormer", 2021. SwiGLU: Shazeer, "GLU Variants Improve Transformer", 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.models.config import ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once for `capacity` tokens.
+
+    k, v: one (B, K, C, d) tensor per layer. `length` tokens are valid; writing past them extends it.
+    """
+
+    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu",
+                 batch: int = 1) -> None:
+        shape = (batch, config.n_kv_heads, capacity, config.head_dim)
+        self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]  # (B, K, C, d)
+        self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]  # (B, K, C, d)
+        self.capacity = capacity
+        self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return sum(t.nbytes for t in self.k) + sum(t.nbytes for t in self.v)
+
+    def truncate(self, length: int) -> None:
+        """Forget every token from position `length` on."""
+        self.length = min(self.length, length)
+
+
+class Norm(nn.Module):
+    """LayerNorm (with bias) or RMSNorm, over the last dimension."""
+
+    def __init__(self, size: int, eps: float, layer_norm: bool) -> None:
+        super().__init__()
+        self.shape, self.eps = (size,), eps
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if layer_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.bias is not None:
+            return F.layer_norm(x, self.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return F.rms_norm(x, self.shape, self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries, an optional q/k norm and rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config
+        self.heads, self.kv_heads, self.head_dim = c.n_heads, c.n_kv_heads, c.head_dim
+        self.window = c.sliding_window
+        self.qkv: nn.Module = nn.Linear(c.hidden_size, c.qkv_size, bias=c.qkv_bias)
+        self.out: nn.Module = nn.Linear(c.n_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
+        self.q_norm = Norm(c.head_dim, c.norm_eps, False) if c.qk_norm else None
+        self.k_norm = Norm(c.head_dim, c.norm_eps, False) if c.qk_norm else None
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None,
+                layer: int) -> Tensor:
+        batch, tokens, _ = x.shape
+        heads = self.qkv(x).view(batch, tokens, -1, self.head_dim)  # (B, T, H+2K, d)
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+        if rope is not None:
+            qk = rotate(qk, *rope)
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, d), (B, K, T, d) twice
+        if cache is not None:
+            start, end = cache.length, cache.length + tokens
+            cache.k[layer][:, :, start:end] = k
+            cache.v[layer][:, :, start:end] = v
+            first = max(0, end - self.window) if self.window and tokens == 1 else 0
+            k, v = cache.k[layer][:, :, first:end], cache.v[layer][:, :, first:end]  # (B, K, S, d)
+            q = q.to(k.dtype)
+        y = attend(q, k, v, mask, causal=tokens > 1 and mask is None)  # (B, H, T, d)
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1).to(x.dtype))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V. q (B, H, T, d); k, v (B, K, S, d); mask (T, S), true where visible.
+
+    One new token needs no mask, so its query heads fold into rows over their shared key head: keys and values are
+    then read once and never repeated.
+    """
+    batch, heads, tokens, size = q.shape
+    kv_heads = k.shape[1]
+    if tokens == 1 and heads != kv_heads:
+        y = F.scaled_dot_product_attention(q.reshape(batch, kv_heads, heads // kv_heads, size), k, v)
+        return y.reshape(batch, heads, 1, size)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions in the half-split convention. x (B, T, n, d); cos, sin (T, 1, d), sin signed by half."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class FeedForward(nn.Module):
+    """activation(x W_up) W_down, or the gated form (activation(x W_gate) * x W_up) W_down."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config
+        self.gated, self.activation = c.gated, ACTIVATIONS[c.activation]
+        self.up: nn.Module = nn.Linear(c.hidden_size, c.intermediate_size * (2 if c.gated else 1), bias=c.mlp_bias)
+        self.down: nn.Module = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)  # (B, T, F), or (B, T, 2F) with the gate's half first
+        if self.gated:
+            gate, value = h.chunk(2, dim=-1)
+            h = self.activation(gate) * value
+        else:
+            h = self.activation(h)
+        return self.down(h)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm1 = Norm(config.hidden_size, config.norm_eps, config.layer_norm)
+        self.attn = Attention(config)
+        self.norm2 = Norm(config.hidden_size, config.norm_eps, config.layer_norm)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None,
+                layer: int) -> Tensor:
+        x = x + self.attn(self.norm1(x), rope, mask, cache, layer)
+        return x + self.mlp(self.norm2(x))
+
+
+class Decoder(nn.Module):
+    """Token ids in, logits out.
+
+    A tied head is the embedding's own matrix, the same Parameter object. Without a cache the whole sequence is given
+    at once (training, scoring); with one, any number of tokens continues what the cache holds.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config
+        self.config = c
+        self.embed = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.positions = nn.Embedding(c.context, c.hidden_size) if c.learned_positions else None
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layers))
+        self.norm = Norm(c.hidden_size, c.norm_eps, c.layer_norm)
+        self.head: nn.Module = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+        if c.tied:
+            self.head.weight = self.embed.weight
+        self._rope: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
+        """Logits (B, T, V) for ids (B, T); (B, 1, V) with `last_only`.
+
+        The caller keeps start + T within the context and the cache's capacity.
+        """
+        tokens = ids.shape[1]
+        start = cache.length if cache is not None else 0
+        x = self.embed(ids)  # (B, T, D)
+        rope: tuple[Tensor, Tensor] | None = None
+        if self.positions is not None:
+            x = x + self.positions.weight[start:start + tokens]
+        else:
+            cos, sin = self.rope_tables(x)
+            rope = cos[start:start + tokens], sin[start:start + tokens]
+        mask = self._mask(start, tokens, ids.device)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rope, mask, cache, layer)
+        if cache is not None:
+            cache.length = start + tokens
+        if last_only:
+            x = x[:, -1:]
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+    def _mask(self, start: int, tokens: int, device: torch.device) -> Tensor | None:
+        """(T, S) visibility, or None where plain causal masking (or none, for one token) says it all."""
+        window = self.config.sliding_window
+        end = start + tokens
+        if tokens == 1 or (start == 0 and (window is None or end <= window)):
+            return None
+        rows = torch.arange(start, end, device=device)[:, None]
+        columns = torch.arange(end, device=device)[None, :]
+        visible = columns <= rows
+        return visible & (columns > rows - window) if window else visible
+
+    def rope_tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines (C, 1, d) for every position, in the dtype and on the device of `like`."""
+        if self._rope is None or self._rope[0].dtype != like.dtype or self._rope[0].device != like.device:
+            angles = rope_angles(self.config)  # (C, d/2)
+            cos = torch.cat((angles.cos(), angles.cos()), dim=-1)[:, None]
+            sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)[:, None]
+            self._rope = cos.to(like.device, like.dtype), sin.to(like.device, like.dtype)
+        return self._rope
+
+
+def rope_angles(config: ModelConfig) -> Tensor:
+    """Angle of every position and frequency, (C, d/2) fp32.
+
+    "llama3" stretches long wavelengths by `factor`, keeps short ones and blends between (Meta's Llama 3.1 code).
+    """
+    half = config.head_dim // 2
+    scaling = config.rope_scaling
+    freq = config.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)  # (d/2,)
+    if scaling.kind == "linear":
+        freq = freq / scaling.factor
+    elif scaling.kind == "llama3":
+        wavelength = 2 * math.pi / freq
+        ratio = scaling.original_context / wavelength
+        blend = ((ratio - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+        freq = (1 - blend) * freq / scaling.factor + blend * freq
+    return torch.outer(torch.arange(config.context, dtype=torch.float32), freq)

@@ -1,0 +1,135 @@
+"""Text to token ids and back, and a conversation to the text a model was trained on.
+
+Wraps the `tokenizers` library and the checkpoint's own Jinja chat template (run in Jinja's sandbox: a template is
+somebody else's code).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+from tokenizers.decoders import DecodeStream
+
+from engine.errors import DynoError
+from engine.messages import ChatMessage
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer and chat template.
+
+    `chat_template` is None for a base model, which can only continue a text.
+    """
+
+    def __init__(self, backend: RustTokenizer, special: dict[str, str], chat_template: str | None) -> None:
+        self._backend = backend
+        self._special = special
+        self.chat_template = chat_template
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Read tokenizer.json (or GPT-2's vocab.json and merges.txt) and the chat template. Raises DynoError."""
+        settings: dict[str, Any] = {}
+        try:
+            if (folder / "tokenizer_config.json").is_file():
+                settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            if (folder / "tokenizer.json").is_file():
+                backend = RustTokenizer.from_file(str(folder / "tokenizer.json"))
+            elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+                backend = _gpt2_backend(folder)
+            else:
+                raise DynoError(f"There is no tokenizer in {folder}: tokenizer.json is missing.",
+                                "Download the model again with its tokenizer.")
+        except DynoError:
+            raise
+        except Exception as error:  # the tokenizers library raises plain Exception on damaged files
+            raise DynoError(f"The tokenizer cannot be read: {error}.", "Download the model again.") from error
+        template = settings.get("chat_template")
+        if isinstance(template, list):
+            template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        special = {}
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            value = settings.get(key)
+            special[key] = value.get("content", "") if isinstance(value, dict) else value or ""
+        return cls(backend, special, template)
+
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Token ids; with `special_tokens`, whatever the tokenizer adds by itself (Llama's BOS)."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, without special tokens."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def token_text(self, token_id: int) -> str:
+        """One token alone, as a person reads it (a space stays a space; half a character shows as such)."""
+        return str(self._backend.decode([token_id], skip_special_tokens=False)) or (
+            self._backend.id_to_token(token_id) or "")
+
+    def stream(self, prompt_ids: Sequence[int]) -> TextStream:
+        """Decoder of tokens that arrive one by one after `prompt_ids`."""
+        return TextStream(self._backend, prompt_ids)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts a beginning-of-text token in front by itself (GPT-2's does not)."""
+        with_special = self.encode("a")
+        return len(with_special) > len(self.encode("a", special_tokens=False)) and with_special[0] != self.encode(
+            "a", special_tokens=False)[0]
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn.
+
+        A model without a chat template continues the last message as plain text.
+        """
+        if self.chat_template is None:
+            return self.encode(messages[-1].content)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                    extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            text = environment.from_string(self.chat_template).render(
+                messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=True,
+                **self._special)
+        except TemplateError as error:
+            raise DynoError(f"The model's chat template refuses this conversation: {error}.",
+                            "Remove the system prompt, or start a new chat.") from error
+        return self.encode(text, special_tokens=False)
+
+
+class TextStream:
+    """Turns tokens into text as they come; bytes of an unfinished character wait for the rest of it."""
+
+    def __init__(self, backend: RustTokenizer, prompt_ids: Sequence[int]) -> None:
+        self._backend = backend
+        # The last prompt tokens give the decoder the context that decides about a leading space.
+        self._stream = DecodeStream(list(prompt_ids[-8:]), skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """The text this token completes; empty while a character is unfinished."""
+        return self._stream.step(self._backend, token_id) or ""
+
+
+def _gpt2_backend(folder: Path) -> RustTokenizer:
+    backend = RustTokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>"])
+    return backend
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
