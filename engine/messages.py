@@ -1,8 +1,356 @@
-"""placeholder"""
-from dataclasses import dataclass
+"""What goes to the engine thread and what comes back: frozen dataclasses, one closed union each.
+
+Commands are jobs (queued, one after the other) or control (looked at between any two steps of a job). Every job ends
+in exactly one of Finished, Cancelled, Failed. Times named t_s are time.monotonic() seconds. Nothing here holds a
+tensor or an exception object: either would keep memory of the device alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.models.chat import ChatMessage
+from engine.recipe import Recipe
+
+__all__ = [
+    "ApplyRecipe", "Cancel", "Cancelled", "ChatMessage", "Command", "EngagedReport", "Evaluate", "Event", "Failed",
+    "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel", "ModelInfo",
+    "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed", "Sampling",
+    "SetThreads", "Shutdown", "Switched", "TechniqueReport", "TokenPiece", "Tokens", "TurnsDropped",
+]
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    role: str
-    content: str
+class Sampling:
+    """How the next token is chosen. temperature 0 is greedy. top_k 0, top_p 1, min_p 0, repetition_penalty 1: off.
+
+    max_tokens: longest reply, in tokens. seed None: a fresh one each time (it is reported, so a run can be repeated).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.1
+    max_tokens: int = 256
+    seed: int | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True)
+class LoadModel:
+    """Open a model folder and build it with `recipe`. device None: the preferred one."""
+
+    job_id: int
+    folder: str
+    recipe: Recipe = Recipe()
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue `prompt`, or answer the last turn of `messages` (exactly one of the two is given).
+
+    alternatives: how many of the likeliest other tokens to report with each token. submitted_s: when the user asked.
+    """
+
+    job_id: int
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    alternatives: int = 0
+    submitted_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Perplexity of the active recipe on a text, in disjoint chunks of `context` tokens (all, or the first `chunks`)."""
+
+    job_id: int
+    text: str
+    context: int = 512
+    chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class ApplyRecipe:
+    """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
+
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class SetThreads:
+    """Control: number of threads of the CPU kernels; None lets the engine choose for the model."""
+
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Control: end a job at its next step."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """Control: end the running job and the engine thread."""
+
+
+Job = LoadModel | Generate | Evaluate
+Command = Job | ApplyRecipe | SetThreads | Cancel | Shutdown
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The loaded model. parameters: number of weights. file_bytes: size of the weights on disk."""
+
+    name: str
+    folder: str
+    architecture: str
+    parameters: int
+    context: int
+    stored_dtype: str
+    file_bytes: int
+    device: str
+    device_name: str
+    threads: int
+    chat_template: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One linear layer as it now runs. shape (rows, columns); sparsity: share of zeros; nbytes: memory it holds;
+    shared: its memory is another layer's (tied)."""
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    sparsity: float
+    nbytes: int
+    kernel: str
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class TechniqueReport:
+    """What one technique did. Bytes are those of the layers it touched, before and after it."""
+
+    key: str
+    label: str
+    engaged: bool
+    layers_touched: int
+    bytes_before: int
+    bytes_after: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class EngagedReport:
+    """What really runs, as allocated. weight_bytes: live storages, shared ones once. baseline_bytes: the same model in
+    fp32. sparsity: share of zeros in the block layers."""
+
+    recipe: Recipe
+    techniques: tuple[TechniqueReport, ...]
+    layers: tuple[LayerReport, ...]
+    weight_bytes: int
+    baseline_bytes: int
+    kv_bytes_per_token: int
+    cache_dtype: str
+    sparsity: float
+    build_s: float
+    from_cache: bool = False
+
+    @property
+    def kernels(self) -> tuple[tuple[str, int], ...]:
+        """(kernel, number of layers it runs), the most used first."""
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            counts[layer.kernel] = counts.get(layer.kernel, 0) + 1
+        return tuple(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """perplexity = exp(mean NLL) over `tokens` scored tokens, sigma its standard error, bits_per_byte over the UTF-8
+    bytes scored."""
+
+    perplexity: float
+    sigma: float
+    bits_per_byte: float
+    tokens: int
+    elapsed_s: float
+    recipe: str
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """One reply. ttft_s: request to first token. tpot_s: (end to end - ttft) / (tokens - 1), 0 for one token.
+
+    cached_tokens: prompt tokens that were already in the KV cache. perplexity: exp(mean NLL) of the chosen tokens: how
+    sure the model was, not how good. finish: "end", "length", "context", "stop string" or "stopped".
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    ttft_s: float
+    tpot_s: float
+    elapsed_s: float
+    perplexity: float
+    seed: int
+    finish: str
+    recipe: str
+
+    @property
+    def tokens_per_s(self) -> float:
+        """1 / TPOT: the time before the first token never dilutes it. 0 where fewer than two tokens came."""
+        return 1.0 / self.tpot_s if self.tpot_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TokenPiece:
+    """One generated token: the text it completed, its probability under the model, and the likeliest tokens."""
+
+    text: str
+    token_id: int
+    probability: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class JobStarted:
+    """The engine took the job from its queue."""
+
+    job_id: int
+    t_s: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, in units of its own. Only the newest one of a job is kept. job_id 0: building a recipe."""
+
+    job_id: int
+    t_s: float
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ModelLoaded:
+    """A model is ready, built with the recipe of the report."""
+
+    job_id: int
+    t_s: float
+    model: ModelInfo
+    report: EngagedReport
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """New tokens of a reply, all made with one recipe; neighbours merge in the outbox."""
+
+    job_id: int
+    t_s: float
+    recipe: str
+    pieces: tuple[TokenPiece, ...]
+
+    @property
+    def text(self) -> str:
+        """The text of all pieces."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class TurnsDropped:
+    """The oldest `count` turns did not fit into the context and were left out of this reply's prompt."""
+
+    job_id: int
+    t_s: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Switched:
+    """A reply went on with another recipe. tokens_reread: tokens whose keys and values were computed again."""
+
+    job_id: int
+    t_s: float
+    old: str
+    new: str
+    build_s: float
+    tokens_reread: int
+    reread_s: float
+
+
+@dataclass(frozen=True)
+class RecipeApplied:
+    """The active recipe changed."""
+
+    t_s: float
+    report: EngagedReport
+
+
+@dataclass(frozen=True)
+class RecipeFailed:
+    """A recipe could not be built; `kept` is still active."""
+
+    t_s: float
+    recipe: Recipe
+    kept: Recipe
+    summary: str
+    hint: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class QualityProbe:
+    """Perplexity of the active recipe on the fixed probe text, scored while the engine was idle."""
+
+    t_s: float
+    result: PerplexityResult
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job is done."""
+
+    job_id: int
+    t_s: float
+    result: GenerationStats | PerplexityResult | None = None
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """A job was stopped by the user; what it had made stands."""
+
+    job_id: int
+    t_s: float
+    result: GenerationStats | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job ended by an error: a sentence of what happened, one of what to do, and the traceback as text."""
+
+    job_id: int
+    t_s: float
+    summary: str
+    hint: str
+    details: str = field(default="", repr=False)
+
+
+Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | Switched | RecipeApplied | RecipeFailed
+         | QualityProbe | Finished | Cancelled | Failed)

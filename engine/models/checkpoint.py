@@ -126,6 +126,10 @@ class Masters(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._sources)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return self._sources[name].shape
+
     @property
     def parameters(self) -> int:
         """Number of weights; a tied head counts once."""

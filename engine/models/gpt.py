@@ -99,7 +99,7 @@ class Attention(nn.Module):
             cache.v[layer][:, :, start:end] = v
             first = max(0, end - self.window) if self.window and tokens == 1 else 0
             k, v = cache.k[layer][:, :, first:end], cache.v[layer][:, :, first:end]  # (B, K, S, d)
-            q = q.to(k.dtype)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves v in 16 bits and rotary q, k in 32
         y = attend(q, k, v, mask, causal=tokens > 1 and mask is None)  # (B, H, T, d)
         return self.out(y.transpose(1, 2).reshape(batch, tokens, -1).to(x.dtype))
 

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
 from engine.errors import DynoError
-from engine.messages import ChatMessage
+from engine.models.chat import ChatMessage
 
 
 class Tokenizer:
@@ -32,6 +32,7 @@ class Tokenizer:
         self._backend = backend
         self._special = special
         self.chat_template = chat_template
+        self._texts: dict[int, str] = {}
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -74,8 +75,11 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """One token alone, as a person reads it (a space stays a space; half a character shows as such)."""
-        return str(self._backend.decode([token_id], skip_special_tokens=False)) or (
-            self._backend.id_to_token(token_id) or "")
+        text = self._texts.get(token_id)
+        if text is None:
+            text = str(self._backend.decode([token_id], skip_special_tokens=False))
+            text = self._texts[token_id] = text or str(self._backend.id_to_token(token_id) or "")
+        return text
 
     def stream(self, prompt_ids: Sequence[int]) -> TextStream:
         """Decoder of tokens that arrive one by one after `prompt_ids`."""

@@ -1,0 +1,88 @@
+"""What this machine offers the engine, and what is missing and why: the report behind `main.py doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from typing import Any
+
+import psutil
+
+from engine.models.devices import DeviceFacts, find_devices
+from engine.techniques import all_techniques
+from engine.techniques.base import Options, Technique
+
+_PACKAGES = ("torch", "PySide6-Essentials", "pyqtgraph", "numpy", "safetensors", "tokenizers", "transformers",
+             "nvidia-ml-py", "psutil")
+
+
+def doctor_report() -> dict[str, Any]:
+    """Versions, devices, kernels, techniques by device with reasons, and the GPU driver, as plain JSON data."""
+    from engine.monitor.nvml import NvmlSource
+
+    devices = find_devices()
+    nvml = NvmlSource()
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "memory_bytes": psutil.virtual_memory().total,
+        "nvml": nvml.unavailable_reason or "available",
+        "devices": [_device(device) for device in devices],
+    }
+
+
+def doctor_text(report: dict[str, Any]) -> str:
+    """The report as lines for a terminal."""
+    lines = [f"Python {report['python']} on {report['platform']}, {report['memory_bytes'] / 1e9:.1f} GB of memory", ""]
+    lines += [f"  {name:20} {version or 'not installed'}" for name, version in report["packages"].items()]
+    lines += ["", f"GPU monitoring: {report['nvml']}"]
+    for device in report["devices"]:
+        lines += ["", f"{device['name']} ({device['device']}, {device['memory_bytes'] / 1e9:.1f} GB)"]
+        lines += [f"  kernels   {text}" for text in device["kernels"]]
+        for row in device["techniques"]:
+            mark = "yes" if row["available"] else "no "
+            lines.append(f"  {mark}  {row['label']}{': ' + row['reason'] if row['reason'] else ''}")
+    return "\n".join(lines)
+
+
+def _device(device: DeviceFacts) -> dict[str, Any]:
+    return {"device": device.torch_name, "name": device.name, "memory_bytes": device.memory_bytes,
+            "cores": device.cores, "kernels": _kernels(device),
+            "techniques": [_availability(t, o, device) for t in all_techniques() for o in _cases(t)]}
+
+
+def _kernels(device: DeviceFacts) -> list[str]:
+    if device.kind != "cpu":
+        return ["F.linear (the device's own library)"]
+    packed = "available" if device.packed_linear else "missing from this PyTorch"
+    int8 = "available" if device.int8_kernels else "missing from this PyTorch"
+    vnni = "with VNNI" if device.vnni else "without VNNI: activations keep to 7 bits"
+    return [f"instruction set: {device.instruction_set}", f"oneDNN packed weights, fp32 and bf16: {packed}",
+            f"FBGEMM int8: {int8}, {vnni}"]
+
+
+def _cases(technique: Technique) -> list[Options]:
+    """One set of options for every first choice a technique offers (each dtype), else its defaults."""
+    import dataclasses
+
+    fields = dataclasses.fields(technique.options_type)
+    choices = next((f for f in fields if f.name == "dtype"), None)
+    if choices is None:
+        return [technique.options_type()]
+    return [technique.options_type(**{"dtype": choice}) for choice in choices.metadata["choices"]]
+
+
+def _availability(technique: Technique, options: Options, device: DeviceFacts) -> dict[str, Any]:
+    verdict = technique.available(options, device, None)
+    dtype = getattr(options, "dtype", "")
+    return {"technique": technique.key, "label": f"{technique.label} {dtype}".strip(), "available": verdict.ok,
+            "reason": verdict.reason}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

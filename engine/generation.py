@@ -1,0 +1,186 @@
+"""Generating a reply: read the prompt, then one token a step, whatever recipe is active at that step.
+
+A generator of steps. Between any two the caller may switch the session's variant: the cache is then rebuilt from the
+token ids and the reply goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.errors import DynoError
+from engine.messages import ChatMessage, GenerationStats, Sampling, TokenPiece
+from engine.models.tokenizer import Tokenizer
+from engine.sampling import Sampler
+from engine.session import Session
+
+_PREFILL_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """A part of the prompt has been read: `done` of `total` tokens."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token was chosen. nll: its negative log-likelihood under the model; recipe: fingerprint it was made with."""
+
+    piece: TokenPiece
+    nll: float
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Reread:
+    """The recipe changed from `old` to `new`; `tokens` tokens were read again in `elapsed_s`."""
+
+    old: str
+    new: str
+    tokens: int
+    elapsed_s: float
+
+
+Step = PromptRead | NewToken | Reread
+
+
+def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context: int,
+                 reserve: int) -> tuple[list[int], int]:
+    """Token ids of the conversation and how many of its oldest turns were left out so that `reserve` tokens remain.
+
+    A system prompt always stays. Raises DynoError where the last turn alone does not fit.
+    """
+    system = [m for m in messages[:1] if m.role == "system"]
+    turns = list(messages[len(system):])
+    dropped = 0
+    while True:
+        ids = tokenizer.render_chat([*system, *turns])
+        if len(ids) <= context - reserve:
+            return ids, dropped
+        if len(turns) <= 1:
+            raise DynoError(f"The message is {len(ids):,} tokens long; with a reply of {reserve:,} it does not fit into "
+                            f"the model's context of {context:,}.", "Shorten it, or open a model with more context.")
+        # A reply without its question would be out of place, so turns leave in pairs.
+        gone = 2 if len(turns) > 2 and turns[1].role == "assistant" else 1
+        turns, dropped = turns[gone:], dropped + gone
+
+
+def check_prompt(ids: Sequence[int], context: int) -> None:
+    """Raises DynoError for a prompt the model cannot continue."""
+    if not ids:
+        raise DynoError("The prompt is empty.", "Write something for the model to continue.")
+    if len(ids) >= context:
+        raise DynoError(f"The prompt is {len(ids):,} tokens long; the model's context holds {context:,}.",
+                        "Shorten it, or open a model with more context.")
+
+
+def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: tuple[str, ...] = (),
+             alternatives: int = 0, submitted_s: float | None = None,
+             stopping: Callable[[], bool] = lambda: False) -> Generator[Step, None, GenerationStats]:
+    """Generate a reply to the prompt `ids`; returns its statistics.
+
+    submitted_s: time.perf_counter() of the request. stopping: asked after each step; true ends the reply there.
+    """
+    begun_s = time.perf_counter() if submitted_s is None else submitted_s
+    context = session.config.context
+    check_prompt(ids, context)
+    sampler = Sampler(sampling, ids)
+    text = _TextOut(session.tokenizer, ids, stop)
+    cached = session.begin(ids, len(ids) + sampling.max_tokens, reuse=sampling.seed is None)
+    logits = yield from _read(session, ids[cached:], cached, len(ids), stopping)
+    nll_sum, first_s, last_s, count, finish = 0.0, 0.0, 0.0, 0, "stopped"
+    while logits is not None and not stopping():
+        choice = sampler.choose(logits, alternatives)
+        nll_sum -= choice.logprob
+        count += 1
+        last_s = time.perf_counter()
+        first_s = first_s or last_s
+        ended = choice.token_id in session.config.eos_ids
+        piece = text.piece(choice.token_id, math.exp(choice.logprob), choice.likeliest, ended)
+        assert session.active is not None
+        yield NewToken(piece, -choice.logprob, session.active.recipe.fingerprint)
+        if ended or text.stopped:
+            finish = "end" if ended else "stop string"
+            break
+        if count >= sampling.max_tokens or len(ids) + count >= context:
+            finish = "length" if count >= sampling.max_tokens else "context"
+            break
+        if session.switched:
+            yield from _reread(session)
+        logits = session.step([choice.token_id])
+    assert session.active is not None
+    return GenerationStats(
+        prompt_tokens=len(ids), cached_tokens=cached, output_tokens=count, ttft_s=max(0.0, first_s - begun_s),
+        tpot_s=(last_s - first_s) / (count - 1) if count > 1 else 0.0, elapsed_s=time.perf_counter() - begun_s,
+        perplexity=math.exp(min(nll_sum / count, 50.0)) if count else 0.0, seed=sampler.seed, finish=finish,
+        recipe=session.active.recipe.label)
+
+
+def _read(session: Session, ids: Sequence[int], done: int, total: int,
+          stopping: Callable[[], bool]) -> Generator[Step, None, torch.Tensor | None]:
+    """Prefill in chunks; logits after the last token, or None when stopped. A switch on the way starts over."""
+    logits = None
+    pending = list(ids)
+    while pending:
+        if stopping():
+            return None
+        if session.switched:
+            again = session.restart()
+            pending, done = [*again, *pending], done - len(again)
+        chunk, pending = pending[:_PREFILL_CHUNK], pending[_PREFILL_CHUNK:]
+        logits = session.step(chunk)
+        done += len(chunk)
+        if pending:
+            yield PromptRead(done, total)
+    return logits
+
+
+def _reread(session: Session) -> Generator[Step, None, None]:
+    """Rebuild the cache for the variant that is now active."""
+    started_s = time.perf_counter()
+    old = session.filled_by
+    ids = session.restart()
+    for start in range(0, len(ids), _PREFILL_CHUNK):
+        session.step(ids[start:start + _PREFILL_CHUNK])
+        if start + _PREFILL_CHUNK < len(ids):
+            yield PromptRead(start + _PREFILL_CHUNK, len(ids))
+    assert session.active is not None
+    yield Reread(old, session.active.recipe.label, len(ids), time.perf_counter() - started_s)
+
+
+class _TextOut:
+    """Turns tokens into pieces of text, and holds back what may become a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: tuple[str, ...]) -> None:
+        self._tokenizer = tokenizer
+        self._stream = tokenizer.stream(prompt)
+        self._stop = tuple(s for s in stop if s)
+        self._held = ""
+        self.stopped = False
+
+    def piece(self, token_id: int, probability: float, likeliest: tuple[tuple[int, float], ...],
+              ended: bool) -> TokenPiece:
+        text = self._held if ended else self._filtered(self._held + self._stream.push(token_id))
+        shown = tuple((self._tokenizer.token_text(i), p) for i, p in likeliest)
+        return TokenPiece(text, token_id, probability, shown)
+
+    def _filtered(self, text: str) -> str:
+        self._held = ""
+        for mark in self._stop:
+            found = text.find(mark)
+            if found >= 0:
+                self.stopped = True
+                return text[:found]
+        longest = max((n for mark in self._stop for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)
+        if longest:
+            self._held = text[-longest:]
+            return text[:-longest]
+        return text

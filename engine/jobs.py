@@ -1,0 +1,158 @@
+"""What the engine thread does for each kind of job. A job is a generator of events that returns its result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import DynoError
+from engine.generation import NewToken, PromptRead, Reread, check_prompt, fit_messages, generate
+from engine.messages import (
+    Evaluate,
+    Event,
+    Generate,
+    GenerationStats,
+    LoadModel,
+    ModelInfo,
+    ModelLoaded,
+    PerplexityResult,
+    Progress,
+    Sampling,
+    Switched,
+    Tokens,
+    TurnsDropped,
+)
+from engine.models.devices import DeviceFacts, pick_device
+from engine.monitor.monitor import Monitor
+from engine.perplexity import perplexity
+from engine.session import Session
+
+Result = GenerationStats | PerplexityResult | None
+JobSteps = Generator[Event, None, Result]
+# A decode step that reads less than this from memory is limited by calls, not by reading: one thread is fastest, and
+# the other cores stay free for the window (measured, docs/design.md).
+_ONE_THREAD_BELOW_BYTES = 24 << 20
+
+
+@dataclass
+class EngineState:
+    """What jobs share: the loaded model, the monitor, the user's choice of threads, the last build's time."""
+
+    monitor: Monitor | None = None
+    session: Session | None = None
+    threads: int | None = None
+    build_s: float = 0.0
+    cancelled: set[int] = field(default_factory=set)
+
+    def loaded(self) -> Session:
+        """The session, or a DynoError that says there is none."""
+        if self.session is None or self.session.active is None:
+            raise DynoError("No model is loaded.", "Open one with Ctrl+O.")
+        return self.session
+
+    def set_threads(self) -> int:
+        """Give the CPU kernels the threads that suit the active variant (or the user's number); returns them."""
+        session = self.session
+        threads = self.threads
+        if threads is None:
+            small = (session is not None and session.active is not None
+                     and session.active.report.weight_bytes < _ONE_THREAD_BELOW_BYTES)
+            threads = 1 if small else (session.device.cores if session is not None else 1)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        return threads
+
+
+def load_job(state: EngineState, command: LoadModel) -> JobSteps:
+    """Open a folder and build its first recipe; the model before it stays until the new one is ready."""
+    folder = Path(command.folder).expanduser()
+    yield Progress(command.job_id, time.monotonic(), "Opening the model", 0, 0)
+    device = pick_device(command.device)
+    session = Session.open(folder, device)
+    steps = session.build(command.recipe)
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as finished:
+            session.activate(finished.value)
+            break
+        yield Progress(command.job_id, time.monotonic(), "Preparing the weights", done, total)
+    state.session = session
+    state.set_threads()
+    assert session.active is not None
+    yield ModelLoaded(command.job_id, time.monotonic(), model_info(session, folder, device), session.active.report)
+    return None
+
+
+def generate_job(state: EngineState, command: Generate) -> JobSteps:
+    """Answer or continue; tokens become events, a switch in mid-reply becomes one too."""
+    session = state.loaded()
+    job_id, sampling = command.job_id, command.sampling
+    if command.prompt is not None:
+        ids = session.tokenizer.encode(command.prompt)
+        check_prompt(ids, session.config.context)
+    else:
+        reserve = max(1, min(sampling.max_tokens, session.config.context // 4))
+        ids, dropped = fit_messages(session.tokenizer, command.messages, session.config.context, reserve)
+        if dropped:
+            yield TurnsDropped(job_id, time.monotonic(), dropped)
+    steps = generate(session, ids, sampling, stop=command.stop, alternatives=command.alternatives,
+                     submitted_s=command.submitted_s or None, stopping=lambda: job_id in state.cancelled)
+    monitor = state.monitor
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as finished:
+            stats: GenerationStats = finished.value
+            return stats
+        now_s = time.monotonic()
+        if isinstance(step, NewToken):
+            if monitor is not None:
+                monitor.count_tokens(1, now_s)
+                monitor.observe_nll(step.nll, 1)
+            yield Tokens(job_id, now_s, step.recipe, (step.piece,))
+        elif isinstance(step, Reread):
+            yield Switched(job_id, now_s, step.old, step.new, state.build_s, step.tokens, step.elapsed_s)
+        elif isinstance(step, PromptRead):
+            yield Progress(job_id, now_s, "Reading the prompt", step.done, step.total)
+
+
+def evaluate_job(state: EngineState, command: Evaluate) -> JobSteps:
+    """Perplexity of the active recipe on a text. A switch meanwhile does not touch it: it keeps its variant."""
+    session = state.loaded()
+    assert session.active is not None
+    ids = session.tokenizer.encode(command.text, special_tokens=False)
+    steps = perplexity(session.active, session.tokenizer, ids, command.context, command.chunks)
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as finished:
+            result: PerplexityResult = finished.value
+            return result
+        yield Progress(command.job_id, time.monotonic(), "Scoring the text", done, total)
+
+
+def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo:
+    """What the window shows of a loaded model."""
+    files = list(folder.glob("*.safetensors"))
+    stored = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return ModelInfo(
+        name=folder.resolve().name, folder=str(folder), architecture=session.config.model_type,
+        parameters=session.masters.parameters, context=session.config.context,
+        stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
+        device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
+        chat_template=session.tokenizer.chat_template is not None, sampling=_suggested(folder))
+
+
+def _suggested(folder: Path) -> Sampling:
+    """Sampling the checkpoint suggests in generation_config.json, the app's own where it says nothing."""
+    path = folder / "generation_config.json"
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return replace(Sampling(), **{n: raw[n] for n in names if isinstance(raw.get(n), (int, float))})

@@ -1,0 +1,141 @@
+"""CPU, CUDA and MPS behind one small face.
+
+`DeviceFacts` says what a device can do and is free of torch, so that the window and the techniques can reason about it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What the techniques need to know about a device.
+
+    kind: "cpu", "cuda" or "mps". instruction_set: PyTorch's name for the CPU level in use ("AVX512", "AVX2", ...).
+    memory_bytes: all there is. free_bytes_override: for tests of what does not fit.
+    """
+
+    kind: str
+    name: str
+    memory_bytes: int
+    index: int = 0
+    cores: int = 1
+    instruction_set: str = ""
+    packed_linear: bool = False
+    int8_kernels: bool = False
+    vnni: bool = False
+    bf16: bool = True
+    fp16: bool = True
+    free_bytes_override: int | None = None
+
+    @property
+    def torch_name(self) -> str:
+        """The device string torch understands."""
+        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+
+    def free_bytes(self) -> int:
+        """Memory that can be allocated now without swapping, in bytes."""
+        if self.free_bytes_override is not None:
+            return self.free_bytes_override
+        if self.kind == "cuda":
+            import torch
+
+            return int(torch.cuda.mem_get_info(self.index)[0])
+        return int(psutil.virtual_memory().available)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished; call before every time stamp. Nothing to do on a CPU."""
+        if self.kind == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.index)
+        elif self.kind == "mps":
+            import torch
+
+            torch.mps.synchronize()
+
+
+def find_devices() -> tuple[DeviceFacts, ...]:
+    """Every usable device, the one to prefer first. Loads torch."""
+    import torch
+
+    found: list[DeviceFacts] = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            found.append(DeviceFacts("cuda", properties.name, properties.total_memory, index,
+                                     cores=properties.multi_processor_count,
+                                     bf16=torch.cuda.is_bf16_supported(including_emulation=False)))
+    if torch.backends.mps.is_available():
+        found.append(DeviceFacts("mps", "Apple GPU", psutil.virtual_memory().total))
+    found.append(_cpu())
+    return tuple(found)
+
+
+def pick_device(name: str | None = None) -> DeviceFacts:
+    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the preferred one. Raises DynoError."""
+    from engine.errors import DynoError
+
+    devices = find_devices()
+    if name is None:
+        return devices[0]
+    for device in devices:
+        if name in (device.kind, device.torch_name):
+            return device
+    raise DynoError(f"There is no device {name!r} on this machine.",
+                    f"Choose one of: {', '.join(d.torch_name for d in devices)}.")
+
+
+def _cpu() -> DeviceFacts:
+    import torch
+
+    return DeviceFacts(
+        kind="cpu", name=_cpu_name(), memory_bytes=psutil.virtual_memory().total, cores=usable_cores(),
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        packed_linear=torch.backends.mkldnn.is_available() and _has_packed_ops(),
+        int8_kernels="fbgemm" in torch.backends.quantized.supported_engines,
+        vnni=torch.cpu._is_vnni_supported(),
+    )
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def _has_packed_ops() -> bool:
+    import torch
+
+    namespace = torch.ops.mkldnn
+    return hasattr(namespace, "_linear_pointwise") and hasattr(namespace, "_reorder_linear_weight")
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or platform.machine()
+
+
+def with_free_bytes(device: DeviceFacts, free_bytes: int) -> DeviceFacts:
+    """The same device, said to have `free_bytes` left."""
+    return replace(device, free_bytes_override=free_bytes)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """fp32, bf16 or fp16 as torch writes it."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

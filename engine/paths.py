@@ -1,0 +1,25 @@
+"""Where things live: what ships with the app, and the user's own data folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+RECIPES = RESOURCES / "recipes"
+PROBE_TEXT = RESOURCES / "evaluation" / "probe.txt"
+
+
+def bundled_model() -> Path:
+    """Folder of the model that ships with the app."""
+    return RESOURCES / "models" / "dyno-small-1"
+
+
+def user_data() -> Path:
+    """The user's data folder, made when absent. GPT_DYNO_DATA overrides it (a second profile, tests)."""
+    override = os.environ.get("GPT_DYNO_DATA")
+    folder = Path(override) if override else Path(platformdirs.user_data_dir("gpt-dyno", appauthor=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

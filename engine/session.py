@@ -1,0 +1,139 @@
+"""The loaded model: master weights, active recipe, built variants, and the sequence in the KV cache.
+
+Undo is never a reverse operation: every variant is built from the masters, so switching back gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine.models.checkpoint import Masters, load_masters
+from engine.models.devices import DeviceFacts
+from engine.models.gpt import KVCache
+from engine.models.tokenizer import Tokenizer
+from engine.recipe import Recipe
+from engine.variant import Variant, build_variant
+
+_CACHE_SHARE = 0.25
+_CACHE_STEP = 128
+
+
+class Session:
+    """One model on one device. `active` is what runs now; it is None until the first recipe is activated."""
+
+    def __init__(self, masters: Masters, tokenizer: Tokenizer, device: DeviceFacts) -> None:
+        self.masters = masters
+        self.config = masters.config
+        self.tokenizer = tokenizer
+        self.device = device
+        self.active: Variant | None = None
+        self._built: OrderedDict[Recipe, Variant] = OrderedDict()
+        self._cache: KVCache | None = None
+        self._ids: list[int] = []
+        self._owner: Variant | None = None
+
+    @classmethod
+    def open(cls, folder: Path, device: DeviceFacts) -> Session:
+        """Read a model folder. Raises DynoError saying what is wrong with it."""
+        masters = load_masters(folder)
+        return cls(masters, Tokenizer.from_folder(folder), device)
+
+    # ------------------------------------------------------------------------------------------------------ recipes
+
+    def build(self, recipe: Recipe) -> Generator[tuple[int, int], None, Variant]:
+        """The variant of a recipe: from the cache at once, else built step by step. Nothing is activated."""
+        known = self._built.get(recipe)
+        if known is not None:
+            self._built.move_to_end(recipe)
+            known.report = replace(known.report, from_cache=True, build_s=0.0)
+            return known
+        self._evict(room_for=None)
+        variant = yield from build_variant(self.masters, recipe, self.device)
+        self._built[recipe] = variant
+        self._evict(room_for=variant)
+        return variant
+
+    def activate(self, variant: Variant) -> None:
+        """Make a variant the one that runs from the next token on."""
+        self.active = variant
+
+    def apply(self, recipe: Recipe) -> Variant:
+        """Build and activate in one go (headless use and tests)."""
+        steps = self.build(recipe)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                variant: Variant = done.value
+                self.activate(variant)
+                return variant
+
+    def _evict(self, room_for: Variant | None) -> None:
+        """Drop the least recently used variants beyond the budget, never the active one or the newest."""
+        budget = int(self.device.memory_bytes * _CACHE_SHARE)
+        pressed = self.device.free_bytes() < self.device.memory_bytes * 0.1
+        for recipe in list(self._built):
+            used = sum(v.report.weight_bytes for v in self._built.values())
+            if used <= budget and not pressed:
+                return
+            if self._built[recipe] not in (self.active, room_for):
+                del self._built[recipe]
+
+    # ----------------------------------------------------------------------------------------------------- sequence
+
+    def begin(self, ids: Sequence[int], capacity: int, reuse: bool) -> int:
+        """Make the cache ready for a prompt and return how many of its tokens it already holds.
+
+        At least the last token is always left to run, because its logits are needed. With `reuse` off the whole prompt
+        is read again, so that a seeded run repeats exactly.
+        """
+        assert self.active is not None, "activate a recipe first"
+        capacity = min(self.config.context, -(-capacity // _CACHE_STEP) * _CACHE_STEP)
+        common = 0
+        if reuse and self._cache is not None and self._owner is self.active and self._cache.capacity >= capacity:
+            limit = min(len(ids) - 1, len(self._ids), self._cache.length)
+            while common < limit and ids[common] == self._ids[common]:
+                common += 1
+        else:
+            self._new_cache(capacity)
+        assert self._cache is not None
+        self._cache.truncate(common)
+        self._ids = list(ids[:common])
+        return common
+
+    def step(self, ids: Sequence[int]) -> torch.Tensor:
+        """Run new tokens after those in the cache; fp32 logits (V,) of the last one, on the CPU."""
+        assert self.active is not None and self._cache is not None
+        batch = torch.tensor([ids], device=self.device.torch_name)  # (1, T)
+        logits = self.active.forward(batch, self._cache)[0, -1]  # (V,)
+        self._ids.extend(ids)
+        return logits.cpu()
+
+    @property
+    def switched(self) -> bool:
+        """Whether the active variant is not the one that filled the cache."""
+        return self._owner is not self.active
+
+    @property
+    def filled_by(self) -> str:
+        """Label of the recipe that filled the cache."""
+        return self._owner.recipe.label if self._owner is not None else ""
+
+    def restart(self) -> list[int]:
+        """After a switch: an empty cache of the new variant's format. Returns the tokens that must be read again."""
+        assert self._cache is not None
+        ids, capacity = self._ids, self._cache.capacity
+        self._new_cache(capacity)
+        self._ids = []
+        return ids
+
+    def _new_cache(self, capacity: int) -> None:
+        assert self.active is not None
+        self._cache = self.active.new_cache(capacity)
+        self._owner = self.active
+        self._ids = []

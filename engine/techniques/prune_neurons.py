@@ -1,0 +1,95 @@
+"""Structured pruning of feed-forward neurons by magnitude: rows and columns leave the matrices for good.
+
+A neuron is a row of the up matrix (and of the gate) together with its column of the down matrix. Its score is the
+product of the Euclidean norms of what goes in and what comes out, so that a neuron counts by what it can contribute;
+the weakest neurons of each layer go. Rows left are a multiple of 8, which is what the kernels like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from engine.techniques.base import Effect, Options, Technique, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.techniques.draft import Draft, Edit
+
+_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class PruneNeuronsOptions(Options):
+    """amount: share of each layer's neurons removed."""
+
+    key: ClassVar[str] = "prune-neurons"
+    amount: float = option(0.3, "Amount", "Share of each layer's feed-forward neurons that are removed.",
+                           unit="share", low=0.0, high=0.9, step=0.05)
+
+
+class PruneNeurons(Technique):
+    """Removes whole neurons, so the matrices really are smaller."""
+
+    order = 10
+    label = "Pruning, feed-forward neurons"
+    group = "Pruning"
+    summary = "Remove the weakest neurons: smaller matrices, fewer bytes, less work."
+    options_type = PruneNeuronsOptions
+
+    def short(self, options: Options) -> str:
+        assert isinstance(options, PruneNeuronsOptions)
+        return f"neurons -{100 * options.amount:.0f} %"
+
+    def apply(self, options: Options, draft: Draft) -> Effect:
+        assert isinstance(options, PruneNeuronsOptions)
+        c = draft.config
+        keep = neurons_left(c.intermediate_size, options.amount)
+        if keep == c.intermediate_size:
+            return Effect(0, 0, 0, "Nothing to remove at this amount.", engaged=False)
+        before = after = 0
+        for i in range(c.n_layers):
+            up, down = draft.layers[f"blocks.{i}.mlp.up"], draft.layers[f"blocks.{i}.mlp.down"]
+            before += draft.layer_bytes(up) + draft.layer_bytes(down)
+            scores = neuron_scores(draft.weight(up.name), draft.weight(down.name), c.gated)
+            kept = scores.topk(keep).indices.sort().values  # (keep,)
+            rows = _with_gate(kept, c.intermediate_size) if c.gated else kept
+            up.weight_edits.append(_selecting(rows, 0))
+            up.bias_edits.append(_selecting(rows, 0))
+            down.weight_edits.append(_selecting(kept, 1))
+            up.shape, down.shape = (len(rows), up.shape[1]), (down.shape[0], keep)
+            after += draft.layer_bytes(up) + draft.layer_bytes(down)
+        return Effect(2 * c.n_layers, before, after,
+                      f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in each of "
+                      f"{c.n_layers} layers.")
+
+
+def neurons_left(size: int, amount: float) -> int:
+    """How many of `size` neurons stay, rounded to a multiple of 8 where there are enough."""
+    keep = round(size * (1 - amount))
+    if keep >= _MULTIPLE and keep < size:
+        keep = min(size, round(keep / _MULTIPLE) * _MULTIPLE)
+    return max(1, keep)
+
+
+def neuron_scores(up: Tensor, down: Tensor, gated: bool) -> Tensor:
+    """Score of every neuron, (F,). up (F or 2F, D), down (D, F)."""
+    into = up.norm(dim=1)
+    if gated:
+        gate, value = into.chunk(2)
+        into = gate * value
+    return into * down.norm(dim=0)
+
+
+def _with_gate(kept: Tensor, size: int) -> Tensor:
+    import torch
+
+    return torch.cat((kept, kept + size))
+
+
+def _selecting(index: Tensor, dim: int) -> Edit:
+    return lambda tensor: tensor.index_select(dim, index)
+
+
+TECHNIQUE = PruneNeurons()

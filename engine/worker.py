@@ -1,0 +1,307 @@
+"""The engine thread: it owns the model and every tensor, runs jobs in order, and looks at control between their steps.
+
+Imports torch only on its own thread, after start(), so that a window can show first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import DynoError
+from engine.messages import (
+    ApplyRecipe,
+    Cancel,
+    Cancelled,
+    Command,
+    Evaluate,
+    Failed,
+    Finished,
+    Generate,
+    GenerationStats,
+    Job,
+    JobStarted,
+    LoadModel,
+    Progress,
+    QualityProbe,
+    RecipeApplied,
+    RecipeFailed,
+    SetThreads,
+    Shutdown,
+)
+from engine.monitor.monitor import Monitor
+from engine.outbox import Outbox
+from engine.paths import PROBE_TEXT
+from engine.recipe import Recipe
+
+if TYPE_CHECKING:
+    from engine.jobs import EngineState
+
+log = logging.getLogger(__name__)
+
+PROBE_CHUNKS = 4
+PROBE_CONTEXT = 256
+
+
+class Worker:
+    """The engine behind a queue: submit() from any thread, read events from the outbox.
+
+    probe: score the fixed probe text whenever the engine is idle after a change of recipe.
+    """
+
+    def __init__(self, outbox: Outbox, monitor: Monitor | None = None, probe: bool = True) -> None:
+        self._outbox = outbox
+        self._monitor = monitor
+        self._probe_wanted = False
+        self._probe_enabled = probe
+        self._condition = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._control: deque[Command] = deque()
+        self._wanted: Recipe | None = None
+        self._stopping = False
+        self._building = False
+        self._ids = itertools.count(1)
+        self._state: EngineState | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; torch is loaded there."""
+        self._thread.start()
+
+    def next_id(self) -> int:
+        """A fresh job id."""
+        return next(self._ids)
+
+    def submit(self, command: Command) -> None:
+        """Queue a job, or hand over control. Returns at once."""
+        with self._condition:
+            if isinstance(command, (LoadModel, Generate, Evaluate)):
+                self._jobs.append(command)
+            else:
+                self._control.append(command)
+            self._condition.notify()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Shut down and wait; whether the thread ended in time."""
+        if not self._thread.is_alive():
+            return True
+        self.submit(Shutdown())
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # ------------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        _preload_torch()
+        from engine.jobs import EngineState
+
+        self._state = EngineState(self._monitor)
+        while not self._stopping:
+            with self._condition:
+                self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted)
+                job = self._jobs.popleft() if self._jobs and not self._control else None
+            self._poll()
+            if self._stopping:
+                break
+            if job is not None:
+                self._run_job(job)
+            elif not self._jobs and not self._control:
+                self._probe()
+        self._end_waiting_jobs()
+
+    def _run_job(self, job: Job) -> None:
+        """Run a job to its end; exactly one of Finished, Cancelled, Failed follows JobStarted."""
+        from engine import jobs
+
+        assert self._state is not None
+        self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
+        if isinstance(job, LoadModel):
+            steps: jobs.JobSteps = jobs.load_job(self._state, job)
+        elif isinstance(job, Generate):
+            steps = jobs.generate_job(self._state, job)
+        else:
+            steps = jobs.evaluate_job(self._state, job)
+        try:
+            while not self._is_cancelled(job.job_id):
+                self._outbox.put(next(steps))
+                self._poll()
+            # One more step lets the job sum up what it has; a job that goes on instead is closed.
+            next(steps)
+            steps.close()
+            self._outbox.put(Cancelled(job.job_id, time.monotonic()))
+        except StopIteration as done:
+            self._finish(job, done.value)
+        except Exception as error:
+            self._fail(job, error)
+        finally:
+            self._state.cancelled.discard(job.job_id)
+
+    def _finish(self, job: Job, result: Any) -> None:
+        now_s = time.monotonic()
+        stopped = isinstance(result, GenerationStats) and result.finish == "stopped"
+        if stopped or (self._is_cancelled(job.job_id) and result is None):
+            self._outbox.put(Cancelled(job.job_id, now_s, result))
+            return
+        self._outbox.put(Finished(job.job_id, now_s, result))
+        if isinstance(job, LoadModel):
+            self._probe_wanted = self._probe_enabled
+            self._apply_wanted()
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        summary, hint = _for_people(error)
+        if not isinstance(error, DynoError):
+            log.error("job %s failed", type(job).__name__, exc_info=error)
+        self._outbox.put(Failed(job.job_id, time.monotonic(), summary, hint, _traceback_text(error)))
+
+    def _is_cancelled(self, job_id: int) -> bool:
+        assert self._state is not None
+        return self._stopping or job_id in self._state.cancelled
+
+    # --------------------------------------------------------------------------------------------------- control
+
+    def _poll(self) -> None:
+        """Carry out waiting control commands. Called between any two steps."""
+        while self._control:
+            command = self._control.popleft()
+            if isinstance(command, Shutdown):
+                self._stopping = True
+            elif isinstance(command, Cancel):
+                self._cancel(command.job_id)
+            elif isinstance(command, SetThreads):
+                assert self._state is not None
+                self._state.threads = command.threads
+                self._state.set_threads()
+            elif isinstance(command, ApplyRecipe):
+                self._wanted = command.recipe
+        if not self._building and not self._stopping:
+            self._apply_wanted()
+
+    def _cancel(self, job_id: int) -> None:
+        assert self._state is not None
+        with self._condition:
+            waiting = next((job for job in self._jobs if job.job_id == job_id), None)
+            if waiting is not None:
+                self._jobs.remove(waiting)
+        if waiting is not None:
+            self._outbox.put(JobStarted(job_id, time.monotonic(), type(waiting).__name__))
+            self._outbox.put(Cancelled(job_id, time.monotonic()))
+        else:
+            self._state.cancelled.add(job_id)
+
+    def _apply_wanted(self) -> None:
+        """Build and activate the wanted recipe; a newer wish that arrives meanwhile starts the build afresh."""
+        assert self._state is not None
+        session = self._state.session
+        while self._wanted is not None and session is not None and session.active is not None:
+            recipe, self._wanted = self._wanted, None
+            if recipe == session.active.recipe:
+                self._outbox.put(RecipeApplied(time.monotonic(), session.active.report))
+                continue
+            self._building = True
+            try:
+                self._build(recipe)
+            except Exception as error:
+                summary, hint = _for_people(error)
+                self._outbox.put(RecipeFailed(time.monotonic(), recipe, session.active.recipe, summary, hint,
+                                              _traceback_text(error)))
+            finally:
+                self._building = False
+
+    def _build(self, recipe: Recipe) -> None:
+        assert self._state is not None and self._state.session is not None
+        session, started_s = self._state.session, time.perf_counter()
+        steps = session.build(recipe)
+        try:
+            while True:
+                done, total = next(steps)
+                self._outbox.put(Progress(0, time.monotonic(), f"Building {recipe.label}", done, total))
+                self._poll()
+                if self._wanted is not None or self._stopping:
+                    steps.close()
+                    return
+        except StopIteration as finished:
+            session.activate(finished.value)
+        self._state.build_s = time.perf_counter() - started_s
+        self._state.set_threads()
+        self._probe_wanted = self._probe_enabled
+        assert session.active is not None
+        now_s = time.monotonic()
+        if self._monitor is not None:
+            self._monitor.mark(recipe.label, now_s)
+        self._outbox.put(RecipeApplied(now_s, session.active.report))
+
+    # ----------------------------------------------------------------------------------------------------- probe
+
+    def _probe(self) -> None:
+        """Score the probe text with the active recipe; give way as soon as anything is asked of the engine."""
+        from engine.perplexity import perplexity
+
+        assert self._state is not None
+        self._probe_wanted = False
+        session = self._state.session
+        if session is None or session.active is None:
+            return
+        steps: Generator[tuple[int, int], None, Any] | None = None
+        try:
+            ids = session.tokenizer.encode(_probe_text(), special_tokens=False)
+            context = min(PROBE_CONTEXT, session.config.context, len(ids))
+            steps = perplexity(session.active, session.tokenizer, ids, context, PROBE_CHUNKS)
+            while not self._jobs and not self._control:
+                next(steps)
+            steps.close()
+            self._probe_wanted = True
+        except StopIteration as done:
+            now_s = time.monotonic()
+            if self._monitor is not None:
+                self._monitor.record("probe_perplexity", now_s, done.value.perplexity)
+            self._outbox.put(QualityProbe(now_s, done.value))
+        except DynoError as error:
+            log.info("no quality probe: %s", error)
+
+    def _end_waiting_jobs(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
+            self._outbox.put(Cancelled(job.job_id, time.monotonic()))
+
+
+def _probe_text(path: Path = PROBE_TEXT) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _for_people(error: Exception) -> tuple[str, str]:
+    """One sentence of what happened, one of what to do."""
+    if isinstance(error, DynoError):
+        return error.summary, error.hint
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+        return "Memory ran out.", "Choose fewer bits, a smaller model or a shorter context, or close other programs."
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"Something went wrong in the engine: {first}", "Try again; if it happens again, please report it."
+
+
+def _traceback_text(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _preload_torch() -> None:
+    """Map torch's libraries before importing it. `import torch` would do so holding Python's global lock, and the
+    window would stand still for it; a foreign call releases the lock."""
+    spec = importlib.util.find_spec("torch")
+    if "torch" in sys.modules or spec is None or not spec.submodule_search_locations or sys.platform != "linux":
+        return
+    folder = Path(spec.submodule_search_locations[0]) / "lib"
+    dlopen: Callable[..., Any] = ctypes.CDLL(None).dlopen
+    dlopen.restype = ctypes.c_void_p  # type: ignore[attr-defined]
+    for pattern in ("libgomp*", "libc10.so", "libtorch_cpu.so", "libtorch.so", "libtorch_python.so"):
+        for library in folder.glob(pattern):
+            dlopen(str(library).encode(), 1)  # RTLD_LAZY; a failure here only means that the import does the work

@@ -1,0 +1,69 @@
+"""What every page and dock is given, and how rooms announce themselves.
+
+A room is a package under gui/ with a `page.py` that defines PAGE, a `dock.py` that defines DOCK, or both. The main
+window finds them; adding a room edits no list.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QWidget
+
+from engine.monitor.monitor import Monitor
+from engine.storage import Store
+from gui.bridge import Bridge
+from gui.settings import Settings
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """The things rooms share."""
+
+    bridge: Bridge
+    monitor: Monitor
+    store: Store
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the main area. title is translated when shown; order sorts the navigation; pages from 90 on sit at
+    the bottom."""
+
+    key: str
+    title: str
+    icon: str
+    order: int
+    make: Callable[[AppContext], QWidget]
+
+
+@dataclass(frozen=True)
+class Dock:
+    """A panel at an edge of the window."""
+
+    key: str
+    title: str
+    area: Qt.DockWidgetArea
+    make: Callable[[AppContext], QWidget]
+
+
+def find_pages() -> list[Page]:
+    """Every page, in the order of the navigation."""
+    return sorted((m.PAGE for m in _rooms("page")), key=lambda page: page.order)
+
+
+def find_docks() -> list[Dock]:
+    """Every dock."""
+    return [m.DOCK for m in _rooms("dock")]
+
+
+def _rooms(module: str) -> list:
+    folder = Path(__file__).parent
+    names = [m.name for m in pkgutil.iter_modules([str(folder)]) if m.ispkg]
+    return [importlib.import_module(f"gui.{n}.{module}") for n in names if (folder / n / f"{module}.py").is_file()]

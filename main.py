@@ -1,0 +1,18 @@
+"""GPT Dyno. Without arguments: the window. With a subcommand: the same engine, headless (see --help)."""
+
+import sys
+
+
+def main() -> int:
+    """Open the window, or run a subcommand; returns the exit status."""
+    if len(sys.argv) > 1:
+        from engine.cli import run
+
+        return run(sys.argv[1:])
+    from gui.app import run_window
+
+    return run_window()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

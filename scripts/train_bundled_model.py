@@ -1,0 +1,94 @@
+"""Make the chat model that ships with GPT Dyno, from raw text to a Hugging Face folder, on a desktop CPU.
+
+    python -m scripts.train_bundled_model --data DIR --run DIR --out DIR
+
+Steps: prepare (clean text, train the tokenizer, write tokens), pretrain, tune, export, evaluate. Each leaves files in
+the run folder and picks up where it stopped; --steps chooses some of them. The seed decides everything but the
+rounding of the matrix products, which depends on the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from engine.models.config import ModelConfig
+from scripts.bundled.corpora import PRETRAINING, Document, Tally, documents, truecaser
+from scripts.bundled.text import HeldOut
+from scripts.bundled.tokens import END, END_OF_TEXT, Encoder, train_tokenizer
+from scripts.bundled.training import Phase, Run, Stream, fresh_decoder
+
+STEPS = ("prepare", "pretrain", "tune", "export", "evaluate")
+SEED = 20
+MODEL = ModelConfig(
+    model_type="llama", vocab_size=4096, hidden_size=256, n_layers=6, n_heads=4, n_kv_heads=2, head_dim=64,
+    intermediate_size=704, context=1024, norm_eps=1e-5, activation="silu", gated=True, layer_norm=False,
+    learned_positions=False, tied=True)
+PRETRAIN = Phase("pretrain", steps=1700, lengths=((0.85, 256), (0.1, 512), (0.05, 1024)), muon_lr=0.02, adam_lr=3e-3,
+                 warmup_steps=30, decay_from=0.5, final_share=0.1)
+
+
+def prepare(data: Path, run: Path) -> None:
+    """Clean the corpora, train the tokenizer on them and write the pretraining tokens."""
+    if (run / "pretrain_ids.npy").is_file():
+        return
+    rng = random.Random(SEED)
+    held_out, truecase = HeldOut(data / "eval"), truecaser(data)
+    once: list[Document] = []
+    repeated: list[Document] = []
+    tallies: dict[str, Tally] = {}
+    for source in PRETRAINING:
+        tally = tallies[source.path] = Tally()
+        found = documents(data, source, held_out, truecase, rng, tally)
+        once += found
+        repeated += found * int(max(source.epochs, 1))
+        repeated += [d for d in found if source.epochs > 1 and rng.random() < source.epochs % 1]
+        print(f"{source.path}: {asdict(tally)}", flush=True)
+    (run / "sources.json").write_text(json.dumps({k: asdict(v) for k, v in tallies.items()}, indent=1))
+    tokenizer = train_tokenizer((content for document in once for _, content in document), MODEL.vocab_size)
+    tokenizer.save(str(run / "tokenizer.json"))
+    rng.shuffle(repeated)
+    ids, _ = Encoder(tokenizer).stream(repeated)
+    np.save(run / "pretrain_ids.npy", ids)
+    print(f"{len(repeated)} documents, {len(ids)} tokens", flush=True)
+
+
+def model_config(tokenizer: Tokenizer) -> ModelConfig:
+    """The model's shape with the ids that end a text."""
+    return replace(MODEL, eos_ids=(tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT)))
+
+
+def pretrain(run: Path, compiled: bool) -> None:
+    """Train from random weights on everything."""
+    config = model_config(Tokenizer.from_file(str(run / "tokenizer.json")))
+    stream = Stream(np.load(run / "pretrain_ids.npy", mmap_mode="r"), None)
+    trainer = Run(run, fresh_decoder(config, SEED), PRETRAIN, stream, compiled, checkpoint_every_s=180)
+    trainer.resume()
+    trainer.train()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the corpora (see their SOURCES.md)")
+    parser.add_argument("--run", type=Path, required=True, help="folder for tokens, checkpoints and the log")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler at hand)")
+    options = parser.parse_args()
+    options.run.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    if "prepare" in options.steps:
+        prepare(options.data, options.run)
+    if "pretrain" in options.steps:
+        pretrain(options.run, not options.no_compile)
+
+
+if __name__ == "__main__":
+    main()
