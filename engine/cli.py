@@ -126,10 +126,11 @@ def _sampling(options: argparse.Namespace, suggested: Sampling) -> Sampling:
         value = getattr(options, name)
         return float(getattr(suggested, name) if value is None else value)
 
+    plain = options.greedy and options.repetition_penalty is None
     return Sampling(
         temperature=0.0 if options.greedy else given("temperature"), top_k=int(given("top_k")), top_p=given("top_p"),
         min_p=given("min_p"),
-        repetition_penalty=1.0 if options.greedy and options.repetition_penalty is None else given("repetition_penalty"),
+        repetition_penalty=1.0 if plain else given("repetition_penalty"),
         max_tokens=options.max_tokens, seed=options.seed)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import psutil
 
 from engine.models.devices import DeviceFacts, find_devices
+from engine.monitor.monitor import Monitor
 from engine.techniques import all_techniques
-from engine.techniques.base import Options, Technique
+from engine.techniques.base import Options, Technique, cases
 
 _PACKAGES = ("torch", "PySide6-Essentials", "pyqtgraph", "numpy", "safetensors", "tokenizers", "transformers",
              "nvidia-ml-py", "psutil")
@@ -19,16 +20,15 @@ _PACKAGES = ("torch", "PySide6-Essentials", "pyqtgraph", "numpy", "safetensors",
 
 def doctor_report() -> dict[str, Any]:
     """Versions, devices, kernels, techniques by device with reasons, and the GPU driver, as plain JSON data."""
-    from engine.monitor.nvml import NvmlSource
-
     devices = find_devices()
-    nvml = NvmlSource()
+    monitor = Monitor()
+    monitor.sample_now()
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "memory_bytes": psutil.virtual_memory().total,
-        "nvml": nvml.unavailable_reason or "available",
+        "gpu_monitoring": monitor.gpu_unavailable_reason or f"NVML, driver {monitor.driver_version}",
         "devices": [_device(device) for device in devices],
     }
 
@@ -37,7 +37,7 @@ def doctor_text(report: dict[str, Any]) -> str:
     """The report as lines for a terminal."""
     lines = [f"Python {report['python']} on {report['platform']}, {report['memory_bytes'] / 1e9:.1f} GB of memory", ""]
     lines += [f"  {name:20} {version or 'not installed'}" for name, version in report["packages"].items()]
-    lines += ["", f"GPU monitoring: {report['nvml']}"]
+    lines += ["", f"GPU monitoring: {report['gpu_monitoring']}"]
     for device in report["devices"]:
         lines += ["", f"{device['name']} ({device['device']}, {device['memory_bytes'] / 1e9:.1f} GB)"]
         lines += [f"  kernels   {text}" for text in device["kernels"]]
@@ -50,7 +50,7 @@ def doctor_text(report: dict[str, Any]) -> str:
 def _device(device: DeviceFacts) -> dict[str, Any]:
     return {"device": device.torch_name, "name": device.name, "memory_bytes": device.memory_bytes,
             "cores": device.cores, "kernels": _kernels(device),
-            "techniques": [_availability(t, o, device) for t in all_techniques() for o in _cases(t)]}
+            "techniques": [_availability(t, name, o, device) for t in all_techniques() for name, o in cases(t)]}
 
 
 def _kernels(device: DeviceFacts) -> list[str]:
@@ -63,21 +63,9 @@ def _kernels(device: DeviceFacts) -> list[str]:
             f"FBGEMM int8: {int8}, {vnni}"]
 
 
-def _cases(technique: Technique) -> list[Options]:
-    """One set of options for every first choice a technique offers (each dtype), else its defaults."""
-    import dataclasses
-
-    fields = dataclasses.fields(technique.options_type)
-    choices = next((f for f in fields if f.name == "dtype"), None)
-    if choices is None:
-        return [technique.options_type()]
-    return [technique.options_type(**{"dtype": choice}) for choice in choices.metadata["choices"]]
-
-
-def _availability(technique: Technique, options: Options, device: DeviceFacts) -> dict[str, Any]:
+def _availability(technique: Technique, case: str, options: Options, device: DeviceFacts) -> dict[str, Any]:
     verdict = technique.available(options, device, None)
-    dtype = getattr(options, "dtype", "")
-    return {"technique": technique.key, "label": f"{technique.label} {dtype}".strip(), "available": verdict.ok,
+    return {"technique": technique.key, "label": f"{technique.label} {case}".strip(), "available": verdict.ok,
             "reason": verdict.reason}
 
 

@@ -66,8 +66,9 @@ def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context:
         if len(ids) <= context - reserve:
             return ids, dropped
         if len(turns) <= 1:
-            raise DynoError(f"The message is {len(ids):,} tokens long; with a reply of {reserve:,} it does not fit into "
-                            f"the model's context of {context:,}.", "Shorten it, or open a model with more context.")
+            raise DynoError(f"The message is {len(ids):,} tokens long; with a reply of {reserve:,} it does not fit "
+                            f"into the model's context of {context:,}.",
+                            "Shorten it, or open a model with more context.")
         # A reply without its question would be out of place, so turns leave in pairs.
         gone = 2 if len(turns) > 2 and turns[1].role == "assistant" else 1
         turns, dropped = turns[gone:], dropped + gone

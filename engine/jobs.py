@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from engine.messages import (
     Tokens,
     TurnsDropped,
 )
+from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
 from engine.perplexity import perplexity
 from engine.session import Session
+from engine.techniques import all_techniques
+from engine.techniques.base import cases
 
 Result = GenerationStats | PerplexityResult | None
 JobSteps = Generator[Event, None, Result]
@@ -104,7 +107,7 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
             yield TurnsDropped(job_id, time.monotonic(), dropped)
     steps = generate(session, ids, sampling, stop=command.stop, alternatives=command.alternatives,
                      submitted_s=command.submitted_s or None, stopping=lambda: job_id in state.cancelled)
-    monitor = state.monitor
+    monitor, first = state.monitor, True
     while True:
         try:
             step = next(steps)
@@ -114,8 +117,9 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
         now_s = time.monotonic()
         if isinstance(step, NewToken):
             if monitor is not None:
-                monitor.count_tokens(1, now_s)
+                monitor.count_tokens(0 if first else 1, now_s)  # the first token only starts the clock
                 monitor.observe_nll(step.nll, 1)
+            first = False
             yield Tokens(job_id, now_s, step.recipe, (step.piece,))
         elif isinstance(step, Reread):
             yield Switched(job_id, now_s, step.old, step.new, state.build_s, step.tokens, step.elapsed_s)
@@ -147,7 +151,19 @@ def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo
         parameters=session.masters.parameters, context=session.config.context,
         stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
         device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
-        chat_template=session.tokenizer.chat_template is not None, sampling=_suggested(folder))
+        chat_template=session.tokenizer.chat_template is not None, sampling=_suggested(folder),
+        unavailable=tuple(unavailable_techniques(device, session.config)))
+
+
+def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> Iterator[tuple[str, str]]:
+    """(technique key or "key:dtype", reason) of everything that cannot run here."""
+    for tech in all_techniques():
+        verdicts = [(name, tech.available(options, device, config)) for name, options in cases(tech)]
+        refused = [(name, verdict.reason) for name, verdict in verdicts if not verdict.ok]
+        if len(refused) == len(verdicts):
+            yield tech.key, refused[0][1]
+        else:
+            yield from ((f"{tech.key}:{name}", reason) for name, reason in refused)
 
 
 def _suggested(folder: Path) -> Sampling:

@@ -45,7 +45,7 @@ class LoadModel:
 
     job_id: int
     folder: str
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     device: str | None = None
 
 
@@ -53,7 +53,7 @@ class LoadModel:
 class Generate:
     """Continue `prompt`, or answer the last turn of `messages` (exactly one of the two is given).
 
-    alternatives: how many of the likeliest other tokens to report with each token. submitted_s: when the user asked.
+    alternatives: how many of the likeliest tokens to report with each. submitted_s: time.perf_counter() of the request.
     """
 
     job_id: int
@@ -67,7 +67,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Perplexity of the active recipe on a text, in disjoint chunks of `context` tokens (all, or the first `chunks`)."""
+    """Perplexity of the active recipe on a text, in disjoint chunks of `context` tokens (all, or the first few)."""
 
     job_id: int
     text: str
@@ -109,7 +109,10 @@ Command = Job | ApplyRecipe | SetThreads | Cancel | Shutdown
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The loaded model. parameters: number of weights. file_bytes: size of the weights on disk."""
+    """The loaded model. parameters: number of weights. file_bytes: size of the weights on disk.
+
+    unavailable: (technique key, or "key:dtype" for one of its dtypes; the reason it cannot run on this device).
+    """
 
     name: str
     folder: str
@@ -123,6 +126,7 @@ class ModelInfo:
     threads: int
     chat_template: bool
     sampling: Sampling
+    unavailable: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def perplexity(variant: Variant, tokenizer: Tokenizer, ids: Sequence[int], conte
                             nll.numel(), time.perf_counter() - started_s, variant.recipe.label)
 
 
-def _chunk_nll(variant: Variant, part: list[int], done: int, total: int) -> Generator[tuple[int, int], None, torch.Tensor]:
+def _chunk_nll(variant: Variant, part: list[int], done: int,
+               total: int) -> Generator[tuple[int, int], None, torch.Tensor]:
     """NLL of the chunk's scored tokens, (context - context/2 - 1,) fp64. Pieces keep each step short."""
     first = len(part) // 2
     ids = torch.tensor([part], device=variant.device.torch_name)  # (1, context)

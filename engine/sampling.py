@@ -1,7 +1,7 @@
 """Choosing the next token: repetition penalty, temperature, top-k, top-p, min-p, in the order of Transformers.
 
-Sources: temperature and top-k, Fan et al. 2018; top-p (nucleus), Holtzman et al. 2020; repetition penalty, Keskar et al.
-2019 (CTRL); min-p, Nguyen et al. 2024.
+Sources: temperature and top-k, Fan et al. 2018; top-p (nucleus), Holtzman et al. 2020; repetition penalty, Keskar et
+al. 2019 (CTRL); min-p, Nguyen et al. 2024.
 """
 
 from __future__ import annotations

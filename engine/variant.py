@@ -125,7 +125,9 @@ def _assemble(draft: Draft) -> Generator[tuple[int, int], None, Decoder]:
             owner, _, leaf = name.rpartition(".")
             setattr(modules[owner], leaf, parameter(draft.masters[name].to(device.torch_name, target)))
     if draft.layers["head"].tied:
-        _put(modules, "head", tied_kernel(decoder.embed.weight, draft.autocast, device))
+        embedding = decoder.embed.weight
+        assert isinstance(embedding, nn.Parameter)
+        _put(modules, "head", tied_kernel(embedding, draft.autocast, device))
     yield total, total
     decoder.rope_tables(torch.empty(0, dtype=target, device=device.torch_name))
     return decoder.eval()

@@ -112,10 +112,12 @@ class Worker:
                 job = self._jobs.popleft() if self._jobs and not self._control else None
             self._poll()
             if self._stopping:
+                if job is not None:
+                    self._jobs.appendleft(job)
                 break
             if job is not None:
                 self._run_job(job)
-            elif not self._jobs and not self._control:
+            elif self._probe_wanted and not self._jobs and not self._control:
                 self._probe()
         self._end_waiting_jobs()
 
@@ -267,6 +269,8 @@ class Worker:
             self._outbox.put(QualityProbe(now_s, done.value))
         except DynoError as error:
             log.info("no quality probe: %s", error)
+        except Exception as error:  # the engine must outlive a probe that fails
+            log.error("the quality probe failed", exc_info=error)
 
     def _end_waiting_jobs(self) -> None:
         while self._jobs:

@@ -9,16 +9,27 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtWidgets import QWidget
 
 from engine.monitor.monitor import Monitor
 from engine.storage import Store
 from gui.bridge import Bridge
 from gui.settings import Settings
+
+
+class WindowActions(QObject):
+    """What menus and shortcuts of the window ask of the rooms."""
+
+    new_chat = Signal()
+    search = Signal()
+    compose = Signal()
+    export = Signal()
+    stop = Signal()
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class AppContext:
     monitor: Monitor
     store: Store
     settings: Settings
+    actions: WindowActions = field(default_factory=WindowActions)
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ def find_docks() -> list[Dock]:
     return [m.DOCK for m in _rooms("dock")]
 
 
-def _rooms(module: str) -> list:
+def _rooms(module: str) -> list[Any]:
     folder = Path(__file__).parent
     names = [m.name for m in pkgutil.iter_modules([str(folder)]) if m.ispkg]
     return [importlib.import_module(f"gui.{n}.{module}") for n in names if (folder / n / f"{module}.py").is_file()]

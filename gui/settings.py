@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from PySide6.QtCore import QByteArray, QSettings
 
@@ -20,15 +20,18 @@ class Settings:
         """The remembered value, in the type of the default."""
         value = self._store.value(key, default)
         try:
-            if isinstance(default, bool):
-                return str(value).lower() == "true"  # type: ignore[return-value]
-            return type(default)(value)
+            read: Any = str(value).lower() == "true" if isinstance(default, bool) else type(default)(str(value))
+            return cast(T, read)
         except (TypeError, ValueError):
             return default
 
     def set(self, key: str, value: str | int | float | bool) -> None:
         """Remember a value."""
         self._store.setValue(key, value)
+
+    def remove(self, key: str) -> None:
+        """Forget a value, so that its default holds again."""
+        self._store.remove(key)
 
     def layout(self, key: str) -> QByteArray | None:
         """A remembered window layout, or None."""

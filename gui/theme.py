@@ -47,7 +47,7 @@ DARK = Colours(
 
 
 class Theme(QObject):
-    """The active scheme. choice: "system", "light" or "dark". `changed` is emitted after the application is restyled."""
+    """The active scheme. choice: "system", "light" or "dark". `changed` comes after the application is restyled."""
 
     changed = Signal()
 

@@ -4,7 +4,8 @@
 
 Steps: prepare (clean text, train the tokenizer, write tokens), pretrain, tune, export, evaluate. Each leaves files in
 the run folder and picks up where it stopped; --steps chooses some of them. The seed decides everything but the
-rounding of the matrix products, which depends on the processor.
+rounding of the matrix products, which depends on the processor. Needs torch >= 2.9 (torch.optim.Muon), and
+Transformers for the check after the export.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from tokenizers import Tokenizer
 
 from engine.models.config import ModelConfig
 from scripts.bundled.corpora import PRETRAINING, Document, Tally, documents, truecaser
+from scripts.bundled.evaluation import evaluate
+from scripts.bundled.export import check, export
 from scripts.bundled.text import HeldOut
-from scripts.bundled.tokens import END, END_OF_TEXT, Encoder, train_tokenizer
+from scripts.bundled.tokens import END, END_OF_TEXT, Encoder, special_id, train_tokenizer
 from scripts.bundled.training import Phase, Run, Stream, fresh_decoder
+from scripts.bundled.tuning import tuning_documents
 
 STEPS = ("prepare", "pretrain", "tune", "export", "evaluate")
 SEED = 20
@@ -31,8 +35,12 @@ MODEL = ModelConfig(
     model_type="llama", vocab_size=4096, hidden_size=256, n_layers=6, n_heads=4, n_kv_heads=2, head_dim=64,
     intermediate_size=704, context=1024, norm_eps=1e-5, activation="silu", gated=True, layer_norm=False,
     learned_positions=False, tied=True)
-PRETRAIN = Phase("pretrain", steps=1700, lengths=((0.85, 256), (0.1, 512), (0.05, 1024)), muon_lr=0.02, adam_lr=3e-3,
+PRETRAIN = Phase("pretrain", steps=1350, lengths=((0.85, 256), (0.1, 512), (0.05, 1024)), muon_lr=0.02, adam_lr=3e-3,
                  warmup_steps=30, decay_from=0.5, final_share=0.1)
+
+TUNE = Phase("tune", steps=260, lengths=((0.85, 512), (0.15, 1024)), muon_lr=0.006, adam_lr=1e-3,
+             warmup_steps=10, decay_from=0.3, final_share=0.02)
+OWN_MATERIAL = Path(__file__).parents[1] / "resources" / "training"
 
 
 def prepare(data: Path, run: Path) -> None:
@@ -62,7 +70,7 @@ def prepare(data: Path, run: Path) -> None:
 
 def model_config(tokenizer: Tokenizer) -> ModelConfig:
     """The model's shape with the ids that end a text."""
-    return replace(MODEL, eos_ids=(tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT)))
+    return replace(MODEL, eos_ids=(special_id(tokenizer, END), special_id(tokenizer, END_OF_TEXT)))
 
 
 def pretrain(run: Path, compiled: bool) -> None:
@@ -74,11 +82,39 @@ def pretrain(run: Path, compiled: bool) -> None:
     trainer.train()
 
 
+def prepare_tuning(data: Path, own: Path, run: Path) -> None:
+    """Write the tokens and loss marks of the tuning mixture."""
+    if (run / "tune_marks.npy").is_file():
+        return
+    held_out, truecase = HeldOut(data / "eval"), truecaser(data)
+    mixture = tuning_documents(data, own, held_out, truecase, random.Random(SEED + 1))
+    ids, marks = Encoder(Tokenizer.from_file(str(run / "tokenizer.json"))).stream(mixture)
+    np.save(run / "tune_ids.npy", ids)
+    np.save(run / "tune_marks.npy", marks)
+    print(f"{len(mixture)} documents, {len(ids)} tokens, {int(marks.sum())} of them learned", flush=True)
+
+
+def tune(run: Path, compiled: bool) -> None:
+    """Continue from the pretrained weights on chats, learning only what the assistant says."""
+    config = model_config(Tokenizer.from_file(str(run / "tokenizer.json")))
+    decoder = fresh_decoder(config, SEED)
+    decoder.load_state_dict(torch.load(run / "pretrain.pt", weights_only=True)["model"])
+    stream = Stream(np.load(run / "tune_ids.npy", mmap_mode="r"), np.load(run / "tune_marks.npy", mmap_mode="r"))
+    trainer = Run(run, decoder, TUNE, stream, compiled, checkpoint_every_s=180)
+    trainer.resume()
+    trainer.train()
+
+
 def main() -> None:
+    """Read the command line and run the chosen steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the corpora (see their SOURCES.md)")
     parser.add_argument("--run", type=Path, required=True, help="folder for tokens, checkpoints and the log")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--own", type=Path, default=OWN_MATERIAL, help="folder of our own prompts and replies")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--export-from", choices=("tune", "pretrain"), default="tune",
+                        help="which phase's checkpoint becomes the model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler at hand)")
     options = parser.parse_args()
@@ -86,8 +122,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if "prepare" in options.steps:
         prepare(options.data, options.run)
+        prepare_tuning(options.data, options.own, options.run)
     if "pretrain" in options.steps:
         pretrain(options.run, not options.no_compile)
+    if "tune" in options.steps:
+        tune(options.run, not options.no_compile)
+    if "export" in options.steps:
+        tokenizer = Tokenizer.from_file(str(options.run / "tokenizer.json"))
+        export(options.run / f"{options.export_from}.pt", model_config(tokenizer), tokenizer, options.out)
+        print(f"Transformers agrees: logits differ by at most {check(options.out):.1e}", flush=True)
+    if "evaluate" in options.steps:
+        evaluate(options.out, options.data / "eval", options.run / "evaluation.json")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def tensor_memory(tensor: Tensor) -> tuple[object, int]:
 
 
 class PlainLinear(LinearKernel):
-    """F.linear on the weight as it lies; the only kernel that can share the embedding's tensor or run under autocast."""
+    """F.linear on the weight as it lies: the only kernel that can share the embedding's tensor or obey autocast."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, note: str = "") -> None:
         super().__init__(weight)

@@ -147,7 +147,7 @@ class Masters(Mapping[str, Tensor]):
         tensors: dict[str, Callable[[], Tensor]] = {}
         for name, source in sources(decoder.config).items():
             weight = named[name].detach()
-            pieces = (weight.t(),) if source.transposed else weight.split(source.rows)
+            pieces = (weight.t(),) if source.transposed else torch.split(weight, list(source.rows))
             for hf, piece in zip(source.names, pieces, strict=True):
                 tensors[hf] = lambda piece=piece: piece  # type: ignore[misc]
         return cls(decoder.config, tensors)
@@ -172,7 +172,7 @@ def load_masters(folder: Path) -> Masters:
     for file in files:
         try:
             handle = safe_open(str(file), framework="pt")
-            where |= dict.fromkeys(handle.keys(), handle)
+            where |= dict.fromkeys(handle.keys(), handle)  # type: ignore[no-untyped-call]
         except (SafetensorError, OSError, ValueError) as error:
             raise DynoError(f"{file.name} is damaged or incomplete ({error}).", _AGAIN) from error
     names = _resolve_names(config, where)
@@ -257,7 +257,7 @@ def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
     flat: dict[str, Tensor] = {}
     for name, source in sources(config).items():
         weight = tensors[name].detach().to("cpu", dtype)
-        pieces = (weight.t(),) if source.transposed else weight.split(source.rows)
+        pieces = (weight.t(),) if source.transposed else torch.split(weight, list(source.rows))
         flat |= {hf: piece.contiguous().clone() for hf, piece in zip(source.names, pieces, strict=True)}
     shards: list[dict[str, Tensor]] = [{}]
     for hf, piece in flat.items():
@@ -274,6 +274,9 @@ def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
         index = {"metadata": {"total_size": sum(t.nbytes for t in flat.values())},
                  "weight_map": {hf: stem for stem, shard in zip(stems, shards, strict=True) for hf in shard}}
         write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=1))
+    else:
+        # An older, sharded export in the same folder would otherwise be what loads next.
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     raw = config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(raw, indent=2))
 

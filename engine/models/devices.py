@@ -100,7 +100,8 @@ def _cpu() -> DeviceFacts:
     return DeviceFacts(
         kind="cpu", name=_cpu_name(), memory_bytes=psutil.virtual_memory().total, cores=usable_cores(),
         instruction_set=torch.backends.cpu.get_cpu_capability(),
-        packed_linear=torch.backends.mkldnn.is_available() and _has_packed_ops(),
+        packed_linear=bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        and _has_packed_ops(),
         int8_kernels="fbgemm" in torch.backends.quantized.supported_engines,
         vnni=torch.cpu._is_vnni_supported(),
     )

@@ -101,7 +101,7 @@ class Attention(nn.Module):
             k, v = cache.k[layer][:, :, first:end], cache.v[layer][:, :, first:end]  # (B, K, S, d)
         q, k = q.to(v.dtype), k.to(v.dtype)  # autocast leaves v in 16 bits and rotary q, k in 32
         y = attend(q, k, v, mask, causal=tokens > 1 and mask is None)  # (B, H, T, d)
-        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1).to(x.dtype))
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1).to(x.dtype))  # type: ignore[no-any-return]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -156,7 +156,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None,
                 layer: int) -> Tensor:
         x = x + self.attn(self.norm1(x), rope, mask, cache, layer)
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

@@ -94,11 +94,11 @@ def close_library(nv: Any) -> None:
 def explain(error: Exception) -> Failure:
     """What a failed call means. Takes NVMLError, NoReading, and whatever a broken driver makes pynvml raise.
 
-    An AttributeError means that this pynvml does not know the call; a mismatch, that this driver does not.
+    An AttributeError means that this pynvml does not know the call.
     """
     if isinstance(error, NoReading):
         return Failure(str(error))
-    if isinstance(error, AttributeError) or type(error).__name__ == "NVMLLibraryMismatchError":
+    if isinstance(error, AttributeError):
         return Failure(TOO_OLD, permanent=True, try_another=True)
     code = getattr(error, "value", None)
     if not isinstance(code, int):

@@ -102,3 +102,12 @@ class Technique(ABC):
     @abstractmethod
     def apply(self, options: Options, draft: Draft) -> Effect:
         """Record in the draft what this technique does to weights, layers, cache or context."""
+
+
+def cases(technique: Technique) -> list[tuple[str, Options]]:
+    """(name, options) of every dtype a technique offers; one unnamed case with its defaults where it offers none."""
+    fields = dataclasses.fields(technique.options_type)
+    choices = next((f.metadata["choices"] for f in fields if f.name == "dtype"), None)
+    if choices is None:
+        return [("", technique.options_type())]
+    return [(name, technique.options_type(dtype=name)) for name in choices]  # type: ignore[call-arg]

@@ -91,7 +91,7 @@ class Draft:
     def total_bytes(self) -> int:
         """Bytes of the whole model as the draft stands, embeddings and norms included."""
         item = _ITEM_BYTES[self.dtype]
-        linear = {name for name in self.layers}
+        linear = set(self.layers)
         rest = sum(_numel(self.masters.shape(n)) for n in self.masters if n.rpartition(".")[0] not in linear)
         biases = sum(layer.shape[0] for layer in self.layers.values() if layer.has_bias)
         return (rest + biases) * item + sum(self.layer_bytes(la) for la in self.layers.values() if not la.tied)

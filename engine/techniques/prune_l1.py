@@ -53,7 +53,8 @@ class PruneL1(Technique):
         for layer, allowed in zip(layers, ties, strict=True):
             layer.weight_edits.append(_zeroing(bits, allowed))
         return Effect(len(layers), size, size,
-                      f"{count:,} of {total:,} weights are zero. Zeros in a dense matrix make nothing smaller or faster.")
+                      f"{count:,} of {total:,} weights are zero. Zeros in a dense matrix make nothing smaller or "
+                      "faster.")
 
 
 def threshold(weights: list[Tensor], count: int) -> tuple[int, list[int]]:

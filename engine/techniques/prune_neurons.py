@@ -79,7 +79,8 @@ def neuron_scores(up: Tensor, down: Tensor, gated: bool) -> Tensor:
     if gated:
         gate, value = into.chunk(2)
         into = gate * value
-    return into * down.norm(dim=0)
+    scores: Tensor = into * down.norm(dim=0)
+    return scores
 
 
 def _with_gate(kept: Tensor, size: int) -> Tensor:

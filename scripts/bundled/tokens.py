@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tokenizers import Regex
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from scripts.bundled.corpora import Document
 
@@ -44,11 +43,20 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     """Write tokenizer.json and tokenizer_config.json, chat template included."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "clean_up_tokenization_spaces": False,
-        "eos_token": END, "pad_token": END_OF_TEXT, "additional_special_tokens": list(SPECIAL[1:4]),
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context,
+        "clean_up_tokenization_spaces": False, "eos_token": END, "pad_token": END_OF_TEXT,
+        "additional_special_tokens": list(SPECIAL[1:4]),
         "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """Id of a role or end token. Raises ValueError for a tokenizer that lacks it."""
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"The tokenizer has no {token}.")
+    return found
 
 
 class Encoder:
@@ -56,7 +64,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._id = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+        self._id = {token: special_id(tokenizer, token) for token in SPECIAL}
 
     def encode(self, document: Document) -> tuple[list[int], list[int]]:
         """(ids, marks) of a document, closed by the end-of-text token.

@@ -73,6 +73,17 @@ def test_a_count_of_zero_starts_the_clock_even_shortly_after_the_last_reply(moni
     assert rates(monitor) == pytest.approx([100.0])
 
 
+def test_a_gap_parts_a_reply_from_one_that_follows_at_once(monitor):
+    for token in range(5):
+        monitor.count_tokens(1, 1.0 + token * 0.01)
+    monitor.sample_now(1.1)
+    monitor.count_tokens(0, 1.2)
+    monitor.sample_now(1.3)
+    monitor.count_tokens(1, 1.4)
+    monitor.sample_now(1.5)
+    assert rates(monitor) == pytest.approx([100.0, math.nan, 5.0], nan_ok=True)
+
+
 def test_generation_slower_than_the_ticks_is_not_mistaken_for_idleness(monitor):
     for token in range(6):
         monitor.count_tokens(1, token * 2.0)
@@ -135,6 +146,14 @@ def test_a_new_reply_does_not_inherit_the_perplexity_of_the_last(monitor):
         tick_until(monitor, start_s, start_s + 4.0)
     values = monitor.snapshot("live_perplexity")[1]
     assert values[~(values != values)].tolist() == pytest.approx([math.exp(1.0), math.exp(4.0)])
+
+
+def test_a_reply_that_follows_at_once_does_not_inherit_it_either(monitor):
+    for start_s, nll in ((1.0, 1.0), (1.2, 4.0)):
+        monitor.count_tokens(0, start_s)
+        monitor.observe_nll(nll, 1)
+        monitor.sample_now(start_s + 0.1)
+    assert monitor.snapshot("live_perplexity")[1].tolist() == pytest.approx([math.exp(1.0), math.exp(4.0)])
 
 
 def test_probabilities_that_are_not_finite_are_a_gap_with_a_reason_and_do_not_linger(monitor):

@@ -1,0 +1,1 @@
+"""The chat room: conversations, transcript, composer."""

@@ -1,0 +1,118 @@
+"""Sampling settings and system prompt in one popover, remembered; the model's own suggestion is one click away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtWidgets import (
+    QDoubleSpinBox,
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from engine.messages import Sampling
+from gui.settings import Settings
+
+
+class SamplingPopover(QFrame):
+    """Edits a Sampling and the system prompt of the conversation."""
+
+    system_prompt_changed = Signal(str)
+
+    def __init__(self, settings: Settings, parent: QWidget) -> None:
+        super().__init__(parent, Qt.WindowType.Popup)
+        self._settings = settings
+        self._suggested = Sampling()
+        self.setProperty("card", True)
+        self.setMinimumWidth(320)
+        form = QFormLayout()
+        self._number: dict[str, QSpinBox | QDoubleSpinBox] = {}
+        self._add(form, "temperature", self.tr("Temperature"), self.tr("0 always takes the likeliest token"),
+                  0, 5, 0.05)
+        self._add(form, "top_k", self.tr("Top-k"), self.tr("Only the k likeliest tokens; 0 for all"), 0, 100000, 0)
+        self._add(form, "top_p", self.tr("Top-p"), self.tr("Only tokens within this share of probability"),
+                  0.01, 1, 0.01)
+        self._add(form, "min_p", self.tr("Min-p"), self.tr("Only tokens this likely against the likeliest"),
+                  0, 1, 0.01)
+        self._add(form, "repetition_penalty", self.tr("Repetition penalty"), self.tr("1 for none"), 1, 3, 0.05)
+        self._add(form, "max_tokens", self.tr("Longest reply"), self.tr("In tokens"), 1, 100000, 0)
+        self._seed = QLineEdit()
+        self._seed.setPlaceholderText(self.tr("random"))
+        self._seed.setAccessibleName(self.tr("Seed"))
+        self._seed.setToolTip(self.tr("A number makes replies repeat exactly; empty for a fresh one each time"))
+        form.addRow(self.tr("Seed"), self._seed)
+        self._system = QPlainTextEdit()
+        self._system.setAccessibleName(self.tr("System prompt of this conversation"))
+        self._system.setPlaceholderText(self.tr("None"))
+        self._system.setTabChangesFocus(True)
+        self._system.setFixedHeight(84)
+        reset = QPushButton(self.tr("Use what the model suggests"))
+        reset.clicked.connect(self._reset)
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addWidget(QLabel(self.tr("System prompt of this conversation")))
+        layout.addWidget(self._system)
+        layout.addWidget(reset)
+        self._system.textChanged.connect(lambda: self.system_prompt_changed.emit(self._system.toPlainText().strip()))
+        self._seed.textChanged.connect(lambda text: settings.set("sampling/seed", text))
+        self._show(self.sampling())
+
+    def suggest(self, sampling: Sampling) -> None:
+        """The model's own suggestion: used wherever the user has chosen nothing."""
+        self._suggested = sampling
+        self._show(self.sampling())
+
+    def sampling(self) -> Sampling:
+        """The settings to generate with."""
+        chosen = {name: self._settings.get(f"sampling/{name}", getattr(self._suggested, name)) for name in self._number}
+        seed = self._settings.get("sampling/seed", "").strip()
+        return replace(self._suggested, **chosen, seed=int(seed) if seed.isdigit() else None)
+
+    def open_at(self, anchor: QWidget, system_prompt: str) -> None:
+        """Open above a button, for a conversation with this system prompt."""
+        self._system.blockSignals(True)
+        self._system.setPlainText(system_prompt)
+        self._system.blockSignals(False)
+        self._show(self.sampling())
+        self.adjustSize()
+        self.move(anchor.mapToGlobal(QPoint(0, -self.height() - 6)))
+        self.show()
+        self._number["temperature"].setFocus()
+
+    def _add(self, form: QFormLayout, name: str, title: str, tip: str, low: float, high: float, step: float) -> None:
+        field: QSpinBox | QDoubleSpinBox
+        if step:
+            field = QDoubleSpinBox(singleStep=step, decimals=2)
+            field.setRange(low, high)
+        else:
+            field = QSpinBox()
+            field.setRange(int(low), int(high))
+        field.setAccessibleName(title)
+        field.setAccessibleDescription(tip)
+        field.setToolTip(tip)
+        field.valueChanged.connect(lambda value, n=name: self._settings.set(f"sampling/{n}", value))
+        form.addRow(title, field)
+        self._number[name] = field
+
+    def _show(self, sampling: Sampling) -> None:
+        for name, field in self._number.items():
+            field.blockSignals(True)
+            field.setValue(getattr(sampling, name))
+            field.blockSignals(False)
+        self._seed.blockSignals(True)
+        self._seed.setText("" if sampling.seed is None else str(sampling.seed))
+        self._seed.blockSignals(False)
+
+    def _reset(self) -> None:
+        for name in self._number:
+            self._settings.remove(f"sampling/{name}")
+        self._settings.remove("sampling/seed")
+        self._show(self.sampling())

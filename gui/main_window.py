@@ -1,0 +1,345 @@
+"""The main window: navigation, pages, docks, menus, status line. What is in the rooms it does not know."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+from PySide6.QtCore import QCoreApplication, QSize, Qt, QTimer
+from PySide6.QtGui import QAction, QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence
+from PySide6.QtWidgets import (
+    QDockWidget,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QProgressBar,
+    QPushButton,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from engine.messages import (
+    Cancel,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    JobStarted,
+    LoadModel,
+    ModelInfo,
+    ModelLoaded,
+    Progress,
+    RecipeApplied,
+    RecipeFailed,
+    SetThreads,
+)
+from engine.paths import bundled_model
+from gui.context import AppContext, Dock, find_docks, find_pages
+from gui.shortcuts import ShortcutsDialog
+from gui.techniques.dock import remembered_recipe
+from gui.theme import icon, theme
+from gui.widgets.notice import Notice
+from gui.widgets.numbers import rate, size
+
+_STATUS_INTERVAL_MS = 500
+_SHOW_PROGRESS_AFTER_S = 0.5
+_SHOW_ETA_AFTER_S = 5.0
+_LAYOUT_VERSION = 1
+
+
+class MainWindow(QMainWindow):
+    """Pages in the middle, docks around them, one line of status below."""
+
+    def __init__(self, context: AppContext) -> None:
+        super().__init__()
+        self._context = context
+        self._model: ModelInfo | None = None
+        self._recipe = ""
+        self._job: tuple[int, str, float] | None = None  # id, kind, started_s of the job shown in the status line
+        self._loading_id = 0
+        self.setWindowTitle(self.tr("GPT Dyno"))
+        self.setMinimumSize(760, 520)
+        self.resize(1280, 820)
+        self.setAcceptDrops(True)
+        self.setDockNestingEnabled(True)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)
+        self.notice = Notice()
+        self.pages: dict[str, QWidget] = {}
+        self._dock_widgets: dict[str, tuple[Dock, QDockWidget]] = {}
+        self._build_centre()
+        self._build_docks()
+        self._build_status()
+        self._build_menus()
+        context.bridge.received.connect(self._on_event)
+        theme().changed.connect(self._restyle)
+        self._restyle()
+        self._restore()
+
+    # ------------------------------------------------------------------------------------------------------- build
+
+    def _build_centre(self) -> None:
+        self._stack = QStackedWidget()
+        rail = QWidget()
+        rail.setObjectName("navigation")
+        rail.setAccessibleName(self.tr("Pages"))
+        column = QVBoxLayout(rail)
+        column.setContentsMargins(6, 8, 6, 8)
+        column.setSpacing(4)
+        self._nav: list[tuple[QToolButton, str]] = []
+        stretched = False
+        for number, page in enumerate(find_pages()):
+            if page.order >= 90 and not stretched:
+                column.addStretch(1)
+                stretched = True
+            button = QToolButton(checkable=True, autoExclusive=True)
+            button.setText(QCoreApplication.translate("pages", page.title))
+            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
+            button.setIconSize(QSize(22, 22))
+            button.setMinimumWidth(64)
+            button.setAccessibleName(button.text())
+            button.setToolTip(f"{button.text()} (Ctrl+{number + 1})")
+            button.clicked.connect(lambda _=False, n=number: self.show_page(n))
+            column.addWidget(button)
+            self._nav.append((button, page.icon))
+            widget = page.make(self._context)
+            self.pages[page.key] = widget
+            self._stack.addWidget(widget)
+        if not stretched:
+            column.addStretch(1)
+        self._nav[0][0].setChecked(True)
+        main = QVBoxLayout()
+        main.setContentsMargins(0, 8, 0, 0)
+        main.addWidget(self.notice)
+        main.addWidget(self._stack, 1)
+        centre = QWidget()
+        row = QHBoxLayout(centre)
+        row.setContentsMargins(0, 0, 8, 0)
+        row.setSpacing(4)
+        row.addWidget(rail)
+        row.addLayout(main, 1)
+        self.setCentralWidget(centre)
+
+    def _build_docks(self) -> None:
+        for dock in find_docks():
+            frame = QDockWidget(QCoreApplication.translate("docks", dock.title), self)
+            frame.setObjectName(dock.key)
+            frame.setWidget(QWidget())
+            self.addDockWidget(dock.area, frame)
+            self._dock_widgets[dock.key] = (dock, frame)
+        self.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+        frames = {key: frame for key, (_, frame) in self._dock_widgets.items()}
+        if "techniques" in frames:
+            self.resizeDocks([frames["techniques"]], [320], Qt.Orientation.Horizontal)
+        if "monitor" in frames:
+            self.resizeDocks([frames["monitor"]], [210], Qt.Orientation.Vertical)
+
+    def _build_status(self) -> None:
+        self._status_model = QLabel(self.tr("Starting…"))
+        self._status_model.setAccessibleName(self.tr("Model, device, recipe, speed and memory"))
+        self._status_job = QLabel()
+        self._status_bar = QProgressBar()
+        self._status_bar.setFixedWidth(120)
+        self._status_bar.setTextVisible(False)
+        self._status_bar.setAccessibleName(self.tr("Progress of the running job"))
+        self._stop = QPushButton(self.tr("Stop"))
+        self._stop.setToolTip(self.tr("Stop the running job (Esc)"))
+        self._stop.clicked.connect(self._cancel_job)
+        bar = self.statusBar()
+        bar.setSizeGripEnabled(False)
+        bar.addWidget(self._status_model, 1)
+        for widget in (self._status_job, self._status_bar, self._stop):
+            bar.addPermanentWidget(widget)
+        self._show_job(None)
+        self._status_timer = QTimer(self, interval=_STATUS_INTERVAL_MS)
+        self._status_timer.timeout.connect(self._refresh_status)
+        self._status_timer.start()
+
+    def _build_menus(self) -> None:
+        file_menu = self.menuBar().addMenu(self.tr("&File"))
+        self._add(file_menu, self.tr("New chat"), "Ctrl+N", self._new_chat)
+        self._add(file_menu, self.tr("Open model…"), "Ctrl+O", self.choose_model)
+        self._add(file_menu, self.tr("Open the bundled model"), "", lambda: self.load_model(str(bundled_model())))
+        self._add(file_menu, self.tr("Export chat…"), "Ctrl+E", self._context.actions.export.emit)
+        file_menu.addSeparator()
+        self._add(file_menu, self.tr("Quit"), "Ctrl+Q", self.close)
+        go = self.menuBar().addMenu(self.tr("&Go"))
+        for number, page in enumerate(find_pages()):
+            title = QCoreApplication.translate("pages", page.title)
+            self._add(go, title, f"Ctrl+{number + 1}", lambda n=number: self.show_page(n))
+        go.addSeparator()
+        self._add(go, self.tr("Search chats"), "Ctrl+K", self._search)
+        self._add(go, self.tr("Write a message"), "Ctrl+L", self._compose)
+        self._add(go, self.tr("Stop"), "Esc", self._escape)
+        view = self.menuBar().addMenu(self.tr("&View"))
+        for _, frame in self._dock_widgets.values():
+            view.addAction(frame.toggleViewAction())
+        view.addSeparator()
+        for choice, title in (("system", self.tr("Theme: follow the system")), ("light", self.tr("Theme: light")),
+                              ("dark", self.tr("Theme: dark"))):
+            self._add(view, title, "", lambda c=choice: self._set_theme(c))
+        help_menu = self.menuBar().addMenu(self.tr("&Help"))
+        self._add(help_menu, self.tr("Keyboard shortcuts"), "F1", lambda: ShortcutsDialog(self).exec())
+
+    def _add(self, menu, title: str, shortcut: str, slot) -> QAction:  # type: ignore[no-untyped-def]
+        action = QAction(title, self)
+        if shortcut:
+            action.setShortcut(QKeySequence(shortcut))
+        action.triggered.connect(lambda _=False: slot())
+        menu.addAction(action)
+        return action
+
+    def fill_docks(self) -> None:
+        """Make the docks' contents: after the first paint, because charts take a moment to load."""
+        for dock, frame in self._dock_widgets.values():
+            frame.setWidget(dock.make(self._context))
+
+    # ----------------------------------------------------------------------------------------------------- actions
+
+    def show_page(self, number: int) -> None:
+        """Bring a page to the front."""
+        if number < self._stack.count():
+            self._stack.setCurrentIndex(number)
+            self._nav[number][0].setChecked(True)
+
+    def load_first_model(self) -> None:
+        """Load the model of last time, the bundled one at first."""
+        threads = self._context.settings.get("threads", 0)
+        if threads:
+            self._context.bridge.submit(SetThreads(threads))
+        folder = self._context.settings.get("model", "")
+        self.load_model(folder if folder and Path(folder).is_dir() else str(bundled_model()))
+
+    def choose_model(self) -> None:
+        """Ask for a model folder and load it."""
+        start = self._context.settings.get("model", str(Path.home()))
+        folder = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"), start)
+        if folder:
+            self.load_model(folder)
+
+    def load_model(self, folder: str) -> None:
+        """Load a model folder; the one before it stays until this one is ready."""
+        self._loading_id = self._context.bridge.next_id()
+        self._context.bridge.submit(LoadModel(self._loading_id, folder, remembered_recipe(self._context.settings)))
+
+    def _new_chat(self) -> None:
+        self.show_page(0)
+        self._context.actions.new_chat.emit()
+
+    def _search(self) -> None:
+        self.show_page(0)
+        self._context.actions.search.emit()
+
+    def _compose(self) -> None:
+        self.show_page(0)
+        self._context.actions.compose.emit()
+
+    def _escape(self) -> None:
+        if self._job is not None:
+            self._cancel_job()
+        else:
+            self._context.actions.stop.emit()
+
+    def _cancel_job(self) -> None:
+        if self._job is not None:
+            self._context.bridge.submit(Cancel(self._job[0]))
+
+    def _set_theme(self, choice: str) -> None:
+        self._context.settings.set("theme", choice)
+        theme().set_choice(choice)
+
+    # ------------------------------------------------------------------------------------------------------ events
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, JobStarted):
+            self._show_job((event.job_id, event.kind, time.monotonic()))
+        elif isinstance(event, Progress):
+            self._show_progress(event)
+        elif isinstance(event, ModelLoaded):
+            self._model, self._recipe = event.model, event.report.recipe.label
+            self._context.settings.set("model", event.model.folder)
+            self.notice.clear()
+        elif isinstance(event, RecipeApplied):
+            self._recipe = event.report.recipe.label
+            self._status_job.clear()
+        elif isinstance(event, RecipeFailed):
+            self._status_job.clear()
+        elif isinstance(event, (Finished, Cancelled, Failed)):
+            self._show_job(None)
+            if isinstance(event, Failed) and event.job_id == self._loading_id:
+                self.notice.show_problem(event.summary, event.hint, event.details)
+        self._refresh_status()
+
+    def _show_job(self, job: tuple[int, str, float] | None) -> None:
+        self._job = job
+        self._status_job.clear()
+        self._status_bar.hide()
+        self._stop.setVisible(job is not None)
+
+    def _show_progress(self, event: Progress) -> None:
+        self._status_job.setText(event.stage)
+        if self._job is None or event.job_id != self._job[0]:
+            return
+        elapsed_s = time.monotonic() - self._job[2]
+        self._status_bar.setVisible(elapsed_s > _SHOW_PROGRESS_AFTER_S)
+        self._status_bar.setRange(0, event.total)
+        self._status_bar.setValue(event.done)
+        if elapsed_s > _SHOW_ETA_AFTER_S and event.done:
+            left_s = elapsed_s * (event.total - event.done) / event.done
+            self._status_job.setText(self.tr("{stage}, about {seconds} s left").format(
+                stage=event.stage, seconds=round(left_s)))
+
+    def _refresh_status(self) -> None:
+        model = self._model
+        if model is None:
+            text = self.tr("Loading the model…") if self._job is not None else self.tr("No model is loaded")
+        else:
+            parts = [model.name, model.device_name, self._recipe]
+            speed = self._context.monitor.latest("tokens_per_s")
+            if speed is not None and speed == speed:
+                parts.append(rate(speed))
+            parts.append(size(psutil.Process().memory_info().rss))
+            text = "  ·  ".join(parts)
+        if text != self._status_model.text():
+            self._status_model.setText(text)
+
+    def _restyle(self) -> None:
+        for button, name in self._nav:
+            button.setIcon(icon(name))
+
+    # ------------------------------------------------------------------------------------------------ window events
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        """A folder dropped on the window is opened as a model."""
+        urls = event.mimeData().urls()
+        if urls and Path(urls[0].toLocalFile()).is_dir():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        """Open the dropped folder."""
+        self.load_model(event.mimeData().urls()[0].toLocalFile())
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Remember the layout; the application stops the rest."""
+        self.save_state()
+        super().closeEvent(event)
+
+    def save_state(self) -> None:
+        """Remember size, place and docks."""
+        self._context.settings.set_layout("window/geometry", self.saveGeometry())
+        self._context.settings.set_layout("window/state", self.saveState(_LAYOUT_VERSION))
+
+    def finish(self) -> None:
+        """Stop what the window runs by itself."""
+        self._status_timer.stop()
+
+    def _restore(self) -> None:
+        geometry = self._context.settings.layout("window/geometry")
+        state = self._context.settings.layout("window/state")
+        if geometry is not None:
+            self.restoreGeometry(geometry)
+        if state is not None:
+            self.restoreState(state, _LAYOUT_VERSION)

@@ -1,0 +1,242 @@
+"""The form of a technique's options, made from the metadata of its dataclass: label, help, unit, limits, choices.
+
+A share (unit "share", 0 to 1) is a slider with a percent box. Moving a slider asks for nothing until it is let go or
+has rested: each answer costs the engine a build.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from PySide6.QtCore import QLocale, QObject, QSignalBlocker, Qt, QTimer, Signal
+from PySide6.QtGui import QStandardItemModel
+from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+
+from engine.errors import DynoError
+from engine.techniques.base import Options
+from gui.techniques.labels import WheelGuard, engine_text, quiet
+from gui.techniques.switch import Switch
+from gui.techniques.words import NBSP
+
+PAUSE_MS = 250
+
+
+class OptionForm(QWidget):
+    """Shows one technique's options. `edited` gives new options when the user has settled on a value; `refused` gives
+    the DynoError of a value that the options do not take."""
+
+    edited = Signal(object)
+    refused = Signal(object)
+
+    def __init__(self, name: str, options: Options, parent: QWidget | None = None) -> None:
+        """name: the technique's, for assistive technology. options: what to show at first."""
+        super().__init__(parent)
+        self.options = options
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        self.fields: dict[str, _Field] = {}
+        for field in dataclasses.fields(options):
+            meta, label = field.metadata, engine_text(field.metadata["label"])
+            editor = _make_field(field, f"{name}: {label}")
+            caption, about = quiet(label, self), quiet(engine_text(meta["help"]), self)
+            editor.widget.setToolTip(about.text())
+            for control in editor.controls:
+                control.setAccessibleDescription(about.text())
+            caption.setBuddy(editor.controls[0])
+            if not isinstance(editor, _BoolField):
+                column.addWidget(caption)
+            column.addWidget(editor.widget)
+            column.addWidget(about)
+            editor.settled.connect(lambda name=field.name: self._settle(name))
+            self.fields[field.name] = editor
+        self.show_options(options)
+
+    def show_options(self, options: Options) -> None:
+        """Show these values; tells nobody. A value the user is changing right now is left to the user."""
+        self.options = options
+        for name, editor in self.fields.items():
+            editor.show_value(getattr(options, name))
+
+    def set_reasons(self, reasons: Mapping[str, str]) -> None:
+        """choice -> why it cannot be had here; those choices are shown but cannot be picked."""
+        for editor in self.fields.values():
+            if isinstance(editor, _ChoiceField):
+                editor.set_reasons(reasons)
+
+    def _settle(self, name: str) -> None:
+        value = self.fields[name].value()
+        if value == getattr(self.options, name):
+            return
+        try:
+            self.edited.emit(dataclasses.replace(self.options, **{name: value}))
+        except DynoError as error:
+            self.refused.emit(error)
+            self.show_options(self.options)
+
+
+class _Field(QObject):
+    """One option's controls. settled: the user has come to rest on `value()`."""
+
+    settled = Signal()
+    widget: QWidget
+    controls: tuple[QWidget, ...]
+
+    def value(self) -> Any:
+        """The value on screen, in the option's own type."""
+        raise NotImplementedError
+
+    def show_value(self, value: Any) -> None:
+        """Show a value without telling."""
+        raise NotImplementedError
+
+
+class _BoolField(_Field):
+    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
+        super().__init__()
+        self._switch = Switch(engine_text(field.metadata["label"]))
+        self._switch.setAccessibleName(name)
+        self._switch.toggled.connect(self.settled)
+        self.widget, self.controls = self._switch, (self._switch,)
+
+    def value(self) -> bool:
+        return self._switch.isChecked()
+
+    def show_value(self, value: Any) -> None:
+        with QSignalBlocker(self._switch):
+            self._switch.setChecked(bool(value))
+        self._switch.update()
+
+
+class _ChoiceField(_Field):
+    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
+        super().__init__()
+        self._combo = QComboBox()
+        self._combo.setAccessibleName(name)
+        self._combo.setMinimumContentsLength(6)
+        self._combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        for choice in field.metadata["choices"]:
+            self._combo.addItem(engine_text(choice), choice)
+        WheelGuard(self).guard(self._combo)
+        self._combo.activated.connect(self.settled)
+        self.widget, self.controls = self._combo, (self._combo,)
+
+    def value(self) -> str:
+        return str(self._combo.currentData())
+
+    def show_value(self, value: Any) -> None:
+        self._combo.setCurrentIndex(self._combo.findData(value))
+
+    def set_reasons(self, reasons: Mapping[str, str]) -> None:
+        model = self._combo.model()
+        assert isinstance(model, QStandardItemModel)
+        for row in range(self._combo.count()):
+            reason = reasons.get(str(self._combo.itemData(row)), "")
+            model.item(row).setEnabled(not reason)
+            self._combo.setItemData(row, engine_text(reason), Qt.ItemDataRole.ToolTipRole)
+
+
+class _NumberField(_Field):
+    """A number between limits: a slider and a box. factor: 100 for shares, which are shown in percent."""
+
+    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
+        super().__init__()
+        meta = field.metadata
+        self._whole = isinstance(field.default, int)
+        share = meta["unit"] == "share"
+        self._factor = 100.0 if share else 1.0
+        low, high = meta["low"] * self._factor, meta["high"] * self._factor
+        step = (meta["step"] or (1.0 if self._whole else (meta["high"] - meta["low"]) / 100)) * self._factor
+        self._tick = min(1.0, step) if share else step  # what one notch of the slider is worth
+        self._low = low
+        self._box = _Box(0 if self._whole else 1 if share else _decimals(step))
+        self._box.setRange(low, high)
+        self._box.setSingleStep(step)
+        unit = "%" if share else engine_text(meta["unit"])
+        self._box.setSuffix(f"{NBSP}{unit}" if unit else "")
+        self._box.setAccessibleName(name)
+        self._slider = QSlider(Qt.Orientation.Horizontal)
+        self._slider.setRange(0, round((high - low) / self._tick))
+        self._slider.setSingleStep(max(1, round(step / self._tick)))
+        self._slider.setPageStep(max(1, round(2 * step / self._tick)))
+        self._slider.setAccessibleName(name)
+        self.widget = QWidget()
+        row = QHBoxLayout(self.widget)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._slider, 1)
+        row.addWidget(self._box)
+        self.controls = (self._slider, self._box)
+        WheelGuard(self).guard(*self.controls)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(PAUSE_MS)
+        self._pause.timeout.connect(self.settled)
+        self._slider.valueChanged.connect(self._slid)
+        self._slider.sliderReleased.connect(self._settle_now)
+        self._box.valueChanged.connect(self._typed)
+        self._box.editingFinished.connect(self._settle_now)
+        self._exact: Any = field.default
+
+    def value(self) -> Any:
+        return self._exact
+
+    def show_value(self, value: Any) -> None:
+        if self._pause.isActive() or self._slider.isSliderDown():
+            return
+        self._exact = value
+        with QSignalBlocker(self._box), QSignalBlocker(self._slider):
+            self._box.setValue(value * self._factor)
+            self._slider.setValue(round((value * self._factor - self._low) / self._tick))
+
+    def _slid(self, notch: int) -> None:
+        shown = self._low + notch * self._tick
+        with QSignalBlocker(self._box):
+            self._box.setValue(shown)
+        self._change(shown)
+
+    def _typed(self, shown: float) -> None:
+        with QSignalBlocker(self._slider):
+            self._slider.setValue(round((shown - self._low) / self._tick))
+        self._change(shown)
+
+    def _change(self, shown: float) -> None:
+        self._exact = round(shown) if self._whole else round(shown / self._factor, 6)
+        self._pause.start()
+
+    def _settle_now(self) -> None:
+        if self._pause.isActive():
+            self._pause.stop()
+            self.settled.emit()
+
+
+class _Box(QDoubleSpinBox):
+    """A number box without needless zeros or arrows: the slider, the arrow keys and typing are enough."""
+
+    def __init__(self, decimals: int) -> None:
+        super().__init__()
+        self.setDecimals(decimals)
+        self.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        self.setKeyboardTracking(False)  # a half-typed number is nobody's wish
+        self.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.setLocale(QLocale.c())
+
+    def textFromValue(self, value: float) -> str:
+        """50, not 50.0."""
+        text = f"{value:.{self.decimals()}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _decimals(step: float) -> int:
+    return next((n for n in range(6) if abs(step * 10**n - round(step * 10**n)) < 1e-9), 6)
+
+
+def _make_field(field: dataclasses.Field[Any], name: str) -> _Field:
+    makers: tuple[tuple[bool, Callable[[dataclasses.Field[Any], str], _Field]], ...] = (
+        (bool(field.metadata["choices"]), _ChoiceField), (isinstance(field.default, bool), _BoolField),
+        (isinstance(field.default, (int, float)), _NumberField))
+    for fits, maker in makers:
+        if fits:
+            return maker(field, name)
+    raise TypeError(f"{name}: an option needs choices, or a default that is a number or a bool")

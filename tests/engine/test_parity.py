@@ -1,0 +1,210 @@
+"""The decoder against Transformers: same weights, same logits, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.models.checkpoint import load_masters, save_folder
+from engine.models.tokenizer import Tokenizer
+from engine.recipe import Recipe
+from engine.session import Session
+from tests.conftest import write_tokenizer
+from tests.engine.support import cpu, decode_logits, open_session, read_logits
+
+transformers = pytest.importorskip("transformers")
+
+LENGTH = 90
+LLAMA_SHAPE: dict[str, Any] = {"vocab_size": 300, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6,
+                               "num_key_value_heads": 2, "intermediate_size": 72, "max_position_embeddings": 128}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}
+
+
+def _cases() -> dict[str, Any]:
+    t, shape = transformers, LLAMA_SHAPE
+    return {
+        "gpt2": t.GPT2Config(vocab_size=300, n_embd=48, n_layer=2, n_head=4, n_positions=128),
+        "gpt2-untied": t.GPT2Config(vocab_size=300, n_embd=48, n_layer=2, n_head=4, n_positions=128, n_inner=56,
+                                    activation_function="gelu", tie_word_embeddings=False),
+        "llama": t.LlamaConfig(**shape),
+        "llama-tied-biases": t.LlamaConfig(**shape, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+        "llama-one-kv-head": t.LlamaConfig(**shape | {"num_key_value_heads": 1, "head_dim": 12}),
+        "llama-all-kv-heads": t.LlamaConfig(**shape | {"num_key_value_heads": 6}),
+        "llama-rope-llama3": t.LlamaConfig(**shape, rope_parameters=LLAMA3),
+        "llama-rope-linear": t.LlamaConfig(**shape, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0,
+                                                                     "factor": 3.0}),
+        "qwen2": t.Qwen2Config(**shape),
+        "qwen2-tied": t.Qwen2Config(**shape, tie_word_embeddings=True),
+        "qwen3": t.Qwen3Config(**shape, head_dim=16),
+        "qwen3-biases": t.Qwen3Config(**shape, head_dim=16, attention_bias=True, tie_word_embeddings=True),
+        "mistral": t.MistralConfig(**shape, sliding_window=None),
+        "mistral-window": t.MistralConfig(**shape, sliding_window=17),
+    }
+
+
+CASES = _cases()
+IDS = torch.randint(300, (LENGTH,), generator=torch.Generator().manual_seed(5)).tolist()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A random model as Transformers made it, its folder, its logits for IDS, and our session over the folder."""
+
+    hf: Any
+    folder: Path
+    logits: torch.Tensor  # (T, V)
+    session: Session
+
+
+def random_model(config: Any) -> Any:
+    """A Transformers model with random weights; biases and norms too, so that none can be forgotten unnoticed."""
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.15 * noise if parameter.dim() == 2 else 0.3 * noise + (parameter == 1))
+    return model
+
+
+@torch.no_grad()
+def hf_logits(model: Any) -> torch.Tensor:
+    """Transformers' logits for IDS (T, V)."""
+    logits: torch.Tensor = model(torch.tensor([IDS]), use_cache=False).logits[0].float()
+    return logits
+
+
+def session_of(folder: Path) -> Session:
+    """Our fp32 session over a folder without a tokenizer."""
+    write_tokenizer(folder / "tokenizer", adds_bos=False)
+    session = Session(load_masters(folder), Tokenizer.from_folder(folder / "tokenizer"), cpu())
+    session.apply(Recipe())
+    return session
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Every architecture in turn."""
+    model = random_model(CASES[request.param])
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    yield Pair(model, folder, hf_logits(model), session_of(folder))
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_prefill_gives_the_logits_of_transformers(pair: Pair) -> None:
+    assert pair.logits.std() > 0.3, "a flat model would prove nothing"
+    assert_close(read_logits(pair.session, IDS), pair.logits)
+
+
+def test_decoding_token_by_token_gives_the_logits_of_transformers(pair: Pair) -> None:
+    assert_close(decode_logits(pair.session, IDS), pair.logits)
+
+
+@pytest.mark.parametrize("chunk", [7, 32])
+def test_a_prompt_read_in_chunks_gives_the_logits_of_transformers(pair: Pair, chunk: int) -> None:
+    ends = [min(i + chunk, LENGTH) - 1 for i in range(0, LENGTH, chunk)]
+    assert_close(decode_logits(pair.session, IDS, chunk), pair.logits[ends])
+
+
+def test_our_export_gives_transformers_the_same_logits(pair: Pair, tmp_path: Path) -> None:
+    masters = load_masters(pair.folder)
+    save_folder(tmp_path, masters.config, masters, torch.float32)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation="eager", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    torch.testing.assert_close(hf_logits(model.float().eval()), pair.logits, atol=1e-6, rtol=0)
+
+
+def test_our_export_reads_back_as_the_same_configuration_and_bits(pair: Pair, tmp_path: Path) -> None:
+    masters = load_masters(pair.folder)
+    save_folder(tmp_path, masters.config, masters, torch.float32)
+    again = load_masters(tmp_path)
+    assert again.config == masters.config
+    assert all(torch.equal(again[name], masters[name]) for name in masters)
+
+
+def test_the_number_of_parameters_is_the_one_transformers_counts(pair: Pair) -> None:
+    assert load_masters(pair.folder).parameters == sum(p.numel() for p in pair.hf.parameters())
+
+
+def test_gpt2_without_the_transformer_prefix_loads_to_the_same_logits(tmp_path: Path) -> None:
+    random_model(CASES["gpt2"]).save_pretrained(tmp_path / "new")
+    tensors = load_file(tmp_path / "new" / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    assert bare.keys() != tensors.keys()
+    (tmp_path / "old").mkdir()
+    save_file(bare, tmp_path / "old" / "model.safetensors")
+    (tmp_path / "old" / "config.json").write_bytes((tmp_path / "new" / "config.json").read_bytes())
+    assert torch.equal(read_logits(session_of(tmp_path / "old"), IDS), read_logits(session_of(tmp_path / "new"), IDS))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "llama-tied-biases"])
+def test_a_checkpoint_sharded_by_transformers_loads(name: str, tmp_path: Path) -> None:
+    model = random_model(CASES[name])
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert_close(read_logits(session_of(tmp_path), IDS), hf_logits(model))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_our_sharded_export_loads_in_transformers_and_here(name: str, tmp_path: Path) -> None:
+    model = random_model(CASES[name])
+    model.save_pretrained(tmp_path / "hf")
+    masters = load_masters(tmp_path / "hf")
+    save_folder(tmp_path / "ours", masters.config, masters, torch.float32, shard_bytes=40_000)
+    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
+    torch.testing.assert_close(hf_logits(again.float().eval()), hf_logits(model), atol=1e-6, rtol=0)
+    assert_close(read_logits(session_of(tmp_path / "ours"), IDS), hf_logits(model))
+
+
+def test_an_export_over_a_sharded_one_is_what_loads_next(tmp_path: Path) -> None:
+    for name, seed_shift in (("first", 0.0), ("second", 0.5)):
+        model = random_model(CASES["llama"])
+        with torch.no_grad():
+            model.model.embed_tokens.weight += seed_shift
+        model.save_pretrained(tmp_path / name)
+    first, second = load_masters(tmp_path / "first"), load_masters(tmp_path / "second")
+    save_folder(tmp_path / "out", first.config, first, torch.float32, shard_bytes=40_000)
+    save_folder(tmp_path / "out", second.config, second, torch.float32)
+    loaded = load_masters(tmp_path / "out")
+    assert all(torch.equal(loaded[name], second[name]) for name in second)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_checkpoint_stored_in_16_bits_runs_in_fp32_like_transformers(name: str, dtype: torch.dtype,
+                                                                     tmp_path: Path) -> None:
+    random_model(CASES[name]).to(dtype).save_pretrained(tmp_path)
+    assert load_masters(tmp_path).stored_dtype == dtype
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32,
+                                                              attn_implementation="eager")
+    assert_close(read_logits(session_of(tmp_path), IDS), hf_logits(model.eval()))
+
+
+def test_layers_wide_enough_for_packed_kernels_give_the_logits_of_transformers(tmp_path: Path) -> None:
+    model = random_model(transformers.LlamaConfig(**LLAMA_SHAPE | {"hidden_size": 384, "intermediate_size": 1500,
+                                                                   "num_hidden_layers": 1}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter *= 0.3
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, adds_bos=False)
+    session = open_session(tmp_path)
+    assert session.active is not None
+    if cpu().packed_linear:
+        assert any("packed" in kernel for kernel, _ in session.active.report.kernels)
+    assert_close(read_logits(session, IDS), hf_logits(model))
+    assert_close(decode_logits(session, IDS), hf_logits(model))
