@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from engine.doctor import doctor_report, doctor_text
 from engine.errors import DynoError
@@ -44,6 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     except DynoError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; say nothing more
         return 0
@@ -117,7 +122,7 @@ def _generate(options: argparse.Namespace) -> int:
                   f"ms, perplexity {stats.perplexity:.2f}, {stats.recipe}, seed {stats.seed}", file=sys.stderr)
         return 130 if stats.finish == "stopped" else 0
     finally:
-        client.worker.stop()
+        client.close()
 
 
 def _sampling(options: argparse.Namespace, suggested: Sampling) -> Sampling:
@@ -142,37 +147,56 @@ class _Client:
         self.worker = Worker(self.outbox, probe=False)
         self.worker.start()
         self._bar = not quiet and sys.stderr.isatty()
+        self._job_id = 0
+        self._interrupted = False
+        self._old_handler: Any = None
+        # A KeyboardInterrupt could strike inside drain() and lose the events it holds; a handler loses nothing.
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def close(self) -> None:
+        """End the worker and give Ctrl+C back its meaning."""
+        if self._old_handler is not None:
+            signal.signal(signal.SIGINT, self._old_handler)
+        self.worker.stop()
+
+    def _interrupt(self, *_: object) -> None:
+        """The first Ctrl+C ends the running job at its next step, the second one ends the program."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self.worker.submit(Cancel(self._job_id))
 
     def load(self, folder: str, recipe: Recipe, device: str | None) -> ModelLoaded:
-        """Load a model and wait for it. Raises DynoError."""
+        """Load a model and wait for it. Raises DynoError, and KeyboardInterrupt where Ctrl+C ended it."""
         job = LoadModel(self.worker.next_id(), folder, recipe, device)
-        self.worker.submit(job)
+        self._submit(job)
         loaded: ModelLoaded | None = None
         for event in self._events(job.job_id):
             if isinstance(event, ModelLoaded):
                 loaded = event
-        assert loaded is not None
+        if loaded is None or self._interrupted:
+            raise KeyboardInterrupt
         return loaded
 
     def stream(self, command: Generate) -> GenerationStats:
-        """Run a Generate, printing its text as it comes; Ctrl+C stops the reply. Raises DynoError."""
-        self.worker.submit(command)
+        """Run a Generate, printing its text as it comes; Ctrl+C stops the reply. Raises DynoError, and
+        KeyboardInterrupt where it ended before it began."""
+        self._submit(command)
         for event in self._events(command.job_id):
             if isinstance(event, Tokens):
                 _write(event.text)
-            elif isinstance(event, (Finished, Cancelled)):
-                assert isinstance(event.result, GenerationStats)
+            elif isinstance(event, (Finished, Cancelled)) and isinstance(event.result, GenerationStats):
                 return event.result
-        raise DynoError("The reply was stopped before it began.")
+        raise KeyboardInterrupt
+
+    def _submit(self, job: LoadModel | Generate) -> None:
+        self._job_id = job.job_id
+        self.worker.submit(job)
 
     def _events(self, job_id: int) -> Iterator[Event]:
         while True:
-            try:
-                events = self.outbox.drain(timeout_s=None)
-            except KeyboardInterrupt:
-                self.worker.submit(Cancel(job_id))
-                continue
-            for event in events:
+            for event in self.outbox.drain(timeout_s=None):
                 if isinstance(event, Failed):
                     raise DynoError(event.summary, event.hint)
                 if isinstance(event, Progress) and self._bar:

@@ -15,7 +15,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.messages import ChatMessage, GenerationStats, Sampling, TokenPiece
-from engine.models.tokenizer import Tokenizer
+from engine.models.tokenizer import Tokenizer, check_ids
 from engine.sampling import Sampler
 from engine.session import Session
 
@@ -58,6 +58,8 @@ def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context:
 
     A system prompt always stays. Raises DynoError where the last turn alone does not fit.
     """
+    if not messages:
+        raise DynoError("The prompt is empty.", "Write something for the model to answer.")
     system = [m for m in messages[:1] if m.role == "system"]
     turns = list(messages[len(system):])
     dropped = 0
@@ -93,6 +95,7 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
     begun_s = time.perf_counter() if submitted_s is None else submitted_s
     context = session.config.context
     check_prompt(ids, context)
+    check_ids(ids, session.config.vocab_size)
     sampler = Sampler(sampling, ids)
     text = _TextOut(session.tokenizer, ids, stop)
     cached = session.begin(ids, len(ids) + sampling.max_tokens, reuse=sampling.seed is None)
@@ -105,13 +108,14 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
         last_s = time.perf_counter()
         first_s = first_s or last_s
         ended = choice.token_id in session.config.eos_ids
-        piece = text.piece(choice.token_id, math.exp(choice.logprob), choice.likeliest, ended)
+        full = count >= sampling.max_tokens or len(ids) + count >= context
+        piece = text.piece(choice.token_id, math.exp(choice.logprob), choice.likeliest, ended, full)
         assert session.active is not None
         yield NewToken(piece, -choice.logprob, session.active.recipe.fingerprint)
         if ended or text.stopped:
             finish = "end" if ended else "stop string"
             break
-        if count >= sampling.max_tokens or len(ids) + count >= context:
+        if full:
             finish = "length" if count >= sampling.max_tokens else "context"
             break
         if session.switched:
@@ -168,18 +172,20 @@ class _TextOut:
         self.stopped = False
 
     def piece(self, token_id: int, probability: float, likeliest: tuple[tuple[int, float], ...],
-              ended: bool) -> TokenPiece:
+              ended: bool, full: bool) -> TokenPiece:
+        """ended: the token ends the text. full: nothing can follow it, so nothing may be held back."""
         text = self._held if ended else self._filtered(self._held + self._stream.push(token_id))
+        if full and not ended:
+            text += self._held
         shown = tuple((self._tokenizer.token_text(i), p) for i, p in likeliest)
         return TokenPiece(text, token_id, probability, shown)
 
     def _filtered(self, text: str) -> str:
         self._held = ""
-        for mark in self._stop:
-            found = text.find(mark)
-            if found >= 0:
-                self.stopped = True
-                return text[:found]
+        found = [at for at in (text.find(mark) for mark in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            return text[:min(found)]
         longest = max((n for mark in self._stop for n in range(1, len(mark)) if text.endswith(mark[:n])), default=0)
         if longest:
             self._held = text[-longest:]

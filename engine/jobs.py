@@ -23,6 +23,7 @@ from engine.messages import (
     ModelLoaded,
     PerplexityResult,
     Progress,
+    RecipeFailed,
     Sampling,
     Switched,
     Tokens,
@@ -32,6 +33,7 @@ from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
 from engine.perplexity import perplexity
+from engine.recipe import Recipe
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
@@ -78,19 +80,30 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
     yield Progress(command.job_id, time.monotonic(), "Opening the model", 0, 0)
     device = pick_device(command.device)
     session = Session.open(folder, device)
-    steps = session.build(command.recipe)
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as finished:
-            session.activate(finished.value)
-            break
-        yield Progress(command.job_id, time.monotonic(), "Preparing the weights", done, total)
+    try:
+        yield from _first_build(session, command.recipe, command.job_id)
+    except DynoError as error:
+        if not command.recipe.options:
+            raise
+        # A recipe remembered from another machine or model must not keep this one from opening.
+        yield RecipeFailed(time.monotonic(), command.recipe, Recipe(), error.summary, error.hint)
+        yield from _first_build(session, Recipe(), command.job_id)
     state.session = session
     state.set_threads()
     assert session.active is not None
     yield ModelLoaded(command.job_id, time.monotonic(), model_info(session, folder, device), session.active.report)
     return None
+
+
+def _first_build(session: Session, recipe: Recipe, job_id: int) -> Generator[Event, None, None]:
+    steps = session.build(recipe)
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as finished:
+            session.activate(finished.value)
+            return
+        yield Progress(job_id, time.monotonic(), "Preparing the weights", done, total)
 
 
 def generate_job(state: EngineState, command: Generate) -> JobSteps:

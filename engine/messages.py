@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.errors import DynoError
 from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
 
@@ -84,9 +85,14 @@ class ApplyRecipe:
 
 @dataclass(frozen=True)
 class SetThreads:
-    """Control: number of threads of the CPU kernels; None lets the engine choose for the model."""
+    """Control: number of threads of the CPU kernels; None lets the engine choose for the model. Raises DynoError."""
 
     threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise DynoError(f"The number of threads is {self.threads}, outside 1 to 1,024.",
+                            "Choose at least one, and no more than the processor has cores.")
 
 
 @dataclass(frozen=True)

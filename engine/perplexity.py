@@ -14,16 +14,21 @@ import torch
 
 from engine.errors import DynoError
 from engine.messages import PerplexityResult
-from engine.models.tokenizer import Tokenizer
+from engine.models.tokenizer import Tokenizer, check_ids
 from engine.variant import Variant
 
 _PIECE = 128
+_SHORTEST = 4
 
 
 def perplexity(variant: Variant, tokenizer: Tokenizer, ids: Sequence[int], context: int,
                chunks: int | None = None) -> Generator[tuple[int, int], None, PerplexityResult]:
     """Score a text, yielding (done, total) in tokens between pieces of a chunk. Raises DynoError for a short text."""
     config = variant.decoder.config
+    if context < _SHORTEST or (chunks is not None and chunks < 1):
+        raise DynoError(f"Perplexity needs chunks of {_SHORTEST} tokens or more, and one chunk or more.",
+                        "Choose a context such as 512, and no limit of chunks to score the whole text.")
+    check_ids(ids, config.vocab_size)
     context = min(context, config.context)
     count = len(ids) // context
     if count == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def parse_recipe(text: str) -> Recipe:
     if text in presets:
         return presets[text]
     path = Path(text)
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or os.path.isfile(text):
         try:
             return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:

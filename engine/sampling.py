@@ -81,7 +81,7 @@ def _penalised(logits: Tensor, seen: set[int], penalty: float) -> Tensor:
 def _check(s: Sampling) -> None:
     limits = (("temperature", s.temperature, 0.0, 5.0), ("top-k", s.top_k, 0, 1_000_000), ("top-p", s.top_p, 0.01, 1.0),
               ("min-p", s.min_p, 0.0, 1.0), ("repetition penalty", s.repetition_penalty, 1.0, 3.0),
-              ("max tokens", s.max_tokens, 1, 1_000_000))
+              ("max tokens", s.max_tokens, 1, 1_000_000), ("seed", s.seed or 0, 0, (1 << 63) - 1))
     for name, value, low, high in limits:
         if not low <= value <= high:
             raise DynoError(f"{name} is {value:g}, outside {low:g} to {high:g}.",

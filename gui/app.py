@@ -50,7 +50,8 @@ class Application(QObject):
         self.outbox = Outbox()
         self.monitor = Monitor()
         self.bridge = Bridge(Worker(self.outbox, self.monitor), self.outbox, self)
-        self.window = MainWindow(AppContext(self.bridge, self.monitor, self.store, self.settings))
+        self.context = AppContext(self.bridge, self.monitor, self.store, self.settings)
+        self.window = MainWindow(self.context)
         self._collector = QTimer(self, interval=_COLLECT_INTERVAL_MS)
         self._collector.timeout.connect(lambda: gc.collect(0))
         self.bridge.received.connect(self._housekeeping)
@@ -73,12 +74,15 @@ class Application(QObject):
             log.warning("the engine thread did not end in time")
         self.monitor.stop()
         self.window.finish()
+        self.context.actions.closing.emit()
         self.store.close()
         self.settings.sync()
         self._collector.stop()
         gc.enable()
 
     def _after_first_paint(self) -> None:
+        if self._stopped:
+            return
         self.window.fill_docks()
         self.monitor.start()
         self.bridge.start()

@@ -30,6 +30,7 @@ class WindowActions(QObject):
     compose = Signal()
     export = Signal()
     stop = Signal()
+    closing = Signal()  # after the engine has ended, before the store closes
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ def _palette(c: Colours) -> QPalette:
 
 
 def _stylesheet(c: Colours) -> str:
+    chevrons, scheme = (RESOURCES / "icons").as_posix(), "dark" if c.dark else "light"
     return f"""
     QMainWindow, QDialog {{ background: {c.window}; }}
     QMainWindow::separator {{ background: {c.border}; width: 1px; height: 1px; }}
@@ -190,7 +191,15 @@ def _stylesheet(c: Colours) -> str:
         border: 1px solid {c.border}; border-radius: 6px; padding: 4px 6px; selection-background-color: {c.accent};
         selection-color: {c.on_accent}; }}
     QLineEdit:focus, QPlainTextEdit:focus {{ border: 1px solid {c.accent}; }}
-    QComboBox::drop-down {{ border: none; width: 18px; }}
+    QComboBox::drop-down {{ border: none; width: 22px; }}
+    QComboBox::down-arrow, QSpinBox::down-arrow, QDoubleSpinBox::down-arrow {{
+        image: url({chevrons}/chevron-down-{scheme}.svg); width: 12px; height: 12px; }}
+    QSpinBox::up-arrow, QDoubleSpinBox::up-arrow {{ image: url({chevrons}/chevron-up-{scheme}.svg); width: 12px;
+        height: 12px; }}
+    QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button, QDoubleSpinBox::down-button {{
+        background: transparent; border: none; width: 18px; }}
+    QComboBox QAbstractItemView {{ background: {c.surface}; border: 1px solid {c.border};
+        selection-background-color: {c.accent_soft}; selection-color: {c.text}; outline: 0; }}
     QListView, QTreeView, QTableView {{ background: {c.surface}; border: 1px solid {c.border}; border-radius: 6px;
         outline: 0; alternate-background-color: {c.window}; }}
     QListView::item, QTreeView::item {{ padding: 4px; border-radius: 4px; }}
@@ -207,6 +216,7 @@ def _stylesheet(c: Colours) -> str:
     QMenuBar::item:selected {{ background: {c.raised}; }}
     QStatusBar {{ background: {c.window}; border-top: 1px solid {c.border}; }}
     QStatusBar::item {{ border: none; }}
+    QStatusBar QLabel {{ padding: 0 8px; }}
     QProgressBar {{ background: {c.raised}; border: none; border-radius: 3px; max-height: 6px; }}
     QProgressBar::chunk {{ background: {c.accent}; border-radius: 3px; }}
     QScrollBar:vertical {{ background: transparent; width: 10px; margin: 0; }}

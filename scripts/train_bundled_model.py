@@ -35,11 +35,10 @@ MODEL = ModelConfig(
     model_type="llama", vocab_size=4096, hidden_size=256, n_layers=6, n_heads=4, n_kv_heads=2, head_dim=64,
     intermediate_size=704, context=1024, norm_eps=1e-5, activation="silu", gated=True, layer_norm=False,
     learned_positions=False, tied=True)
-PRETRAIN = Phase("pretrain", steps=1350, lengths=((0.85, 256), (0.1, 512), (0.05, 1024)), muon_lr=0.02, adam_lr=3e-3,
-                 warmup_steps=30, decay_from=0.5, final_share=0.1)
-
-TUNE = Phase("tune", steps=260, lengths=((0.85, 512), (0.15, 1024)), muon_lr=0.006, adam_lr=1e-3,
-             warmup_steps=10, decay_from=0.3, final_share=0.02)
+PRETRAIN = Phase("pretrain", steps=702, lengths=((1.0, 256),), muon_lr=0.02, adam_lr=3e-3,
+                 warmup_steps=30, decay_from=0.6983, final_share=0.4845)
+TUNE = Phase("tune", steps=300, lengths=((0.8, 256), (0.1, 512), (0.1, 1024)), muon_lr=0.008, adam_lr=1.5e-3,
+             warmup_steps=10, decay_from=0.1, final_share=0.02, batch_tokens=4096)
 OWN_MATERIAL = Path(__file__).parents[1] / "resources" / "training"
 
 

@@ -1,7 +1,7 @@
 """What all tests share: tiny real models made on the spot, and the watch over warnings, error logs and threads.
 
-A test fails on any warning, on a log line of level ERROR (unless it is marked `expects_error_log`), and when a thread
-that outlives it is not a daemon, or is an engine thread.
+A test fails on any warning (pyproject.toml), on a log line of level ERROR (unless it is marked `expects_error_log`),
+and when a thread that outlives it is not a daemon, or is an engine thread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ seven. Then the lighthouse keeper wrote the number into his book, and the night 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expects_error_log: this test makes the app log an error on purpose")
-    config.addinivalue_line("filterwarnings", "error")
     # Known and answered in engine/kernels/linear.py; pytest resets the filter set there.
     config.addinivalue_line("filterwarnings", "ignore:torch.quantize_per_tensor, torch.quantize_per_channel")
 

@@ -25,6 +25,7 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_new": "gelu_tanh", "gelu_
                 "gelu": "gelu", "relu": "relu"}
 _HF_ACTIVATION = {"silu": "silu", "gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _MAX_DIMENSION = 1 << 24
+_MAX_LAYERS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class ModelConfig:
         for name in ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim",
                      "intermediate_size", "context"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 0 < value <= _MAX_DIMENSION:
+            limit = _MAX_LAYERS if name == "n_layers" else _MAX_DIMENSION
+            if not isinstance(value, int) or not 0 < value <= limit:
                 raise DynoError(f"The model's configuration gives {name} = {value!r}, which cannot be right.",
                                 "Check config.json, or download the model again.")
         if self.n_heads % self.n_kv_heads:
@@ -120,7 +122,7 @@ class ModelConfig:
                             f"It runs {', '.join(SUPPORTED)}.")
         try:
             return _from_gpt2(raw) if kind == "gpt2" else _from_llama(raw, str(kind))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DynoError(f"config.json lacks a usable value: {error}.",
                             "Check config.json, or download the model again.") from error
 
@@ -160,7 +162,7 @@ class ModelConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DynoError(f"{path.name} cannot be read: {error}.", "Download the model again.") from error
     if not isinstance(raw, dict):
         raise DynoError(f"{path.name} does not hold a configuration.", "Download the model again.")
@@ -185,6 +187,9 @@ def _from_gpt2(raw: dict[str, Any]) -> ModelConfig:
         if raw.get(flag):
             raise DynoError(f"This GPT-2 variant sets {flag}, which this version cannot run.",
                             "Use a GPT-2 without it.")
+    if not raw.get("scale_attn_weights", True):
+        raise DynoError("This GPT-2 variant switches scale_attn_weights off, which this version cannot run.",
+                        "Use a GPT-2 with it.")
     hidden, heads = int(raw.get("n_embd", 768)), int(raw.get("n_head", 12))
     if hidden % heads:
         raise DynoError(f"{hidden} features cannot be split over {heads} heads.", "Check config.json.")

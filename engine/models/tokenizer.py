@@ -16,7 +16,6 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
-from tokenizers.decoders import DecodeStream
 
 from engine.errors import DynoError
 from engine.models.chat import ChatMessage
@@ -42,6 +41,8 @@ class Tokenizer:
         try:
             if (folder / "tokenizer_config.json").is_file():
                 settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+                if not isinstance(settings, dict):
+                    raise ValueError("tokenizer_config.json holds no settings")
             if (folder / "tokenizer.json").is_file():
                 backend = RustTokenizer.from_file(str(folder / "tokenizer.json"))
             elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -119,12 +120,31 @@ class TextStream:
 
     def __init__(self, backend: RustTokenizer, prompt_ids: Sequence[int]) -> None:
         self._backend = backend
-        # The last prompt tokens give the decoder the context that decides about a leading space.
-        self._stream = DecodeStream(list(prompt_ids[-8:]), skip_special_tokens=True)
+        # The last tokens give the decoder the context that decides about a leading space. `_shown` of them are old.
+        self._ids = list(prompt_ids[-8:])
+        self._shown = len(self._ids)
 
     def push(self, token_id: int) -> str:
         """The text this token completes; empty while a character is unfinished."""
-        return self._stream.step(self._backend, token_id) or ""
+        # Not tokenizers' DecodeStream: it raises on bytes that are no UTF-8 after a byte token (a Llama's newline), and
+        # repeats the prompt's end where that is a U+FFFD.
+        self._ids.append(token_id)
+        text = self._decode(self._ids)
+        new = "" if text.endswith("\ufffd") else text[len(self._decode(self._ids[:self._shown])):]
+        if new:
+            self._ids = self._ids[self._shown:]
+            self._shown = len(self._ids)
+        return new
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=True))
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> None:
+    """Raises DynoError where a token lies beyond the model's vocabulary."""
+    if ids and max(ids) >= vocab_size:
+        raise DynoError(f"The tokenizer gives token {max(ids):,}, but the model knows only {vocab_size:,} tokens.",
+                        "The tokenizer belongs to another model: download the model again with its own.")
 
 
 def _gpt2_backend(folder: Path) -> RustTokenizer:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.models.checkpoint import Masters
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from engine.models.checkpoint import Masters
 
 Edit = Callable[["Tensor"], "Tensor"]
 _ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

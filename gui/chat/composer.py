@@ -42,6 +42,9 @@ class _Field(QPlainTextEdit):
         lines = sum(max(1, self.document().findBlockByNumber(i).layout().lineCount())
                     for i in range(min(self.document().blockCount(), _MAX_LINES)))
         height = min(max(lines, 1), _MAX_LINES) * self.fontMetrics().lineSpacing() + 14
+        full = lines > _MAX_LINES
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded if full else
+                                        Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         if height != self.height():
             self.setFixedHeight(height)
 

@@ -79,6 +79,10 @@ class ConversationList(QWidget):
             self._list.addItem(empty)
         self._list.blockSignals(False)
 
+    def stop(self) -> None:
+        """Search no more: the store is about to close."""
+        self._pause.stop()
+
     def current_id(self) -> int | None:
         """Id of the selected conversation."""
         item = self._list.currentItem()

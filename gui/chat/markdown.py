@@ -26,6 +26,7 @@ from PySide6.QtGui import (
 from gui.theme import Colours, code_font
 
 _FEATURES = QTextDocument.MarkdownFeature.MarkdownDialectGitHub | QTextDocument.MarkdownFeature.MarkdownNoHTML
+_LINE_HEIGHT_PERCENT = 122
 _FENCE = QTextFormat.Property.BlockCodeFence
 _LANGUAGE = QTextFormat.Property.BlockCodeLanguage
 
@@ -33,6 +34,11 @@ _LANGUAGE = QTextFormat.Property.BlockCodeLanguage
 def set_markdown(document: QTextDocument, text: str, colours: Colours, highlight: bool = True) -> None:
     """Fill a document. `highlight` off skips code colouring (while a reply streams)."""
     document.setMarkdown(_hard_breaks(text), _FEATURES)
+    cursor = QTextCursor(document)
+    cursor.select(QTextCursor.SelectionType.Document)
+    spacing = QTextBlockFormat()
+    spacing.setLineHeight(_LINE_HEIGHT_PERCENT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+    cursor.mergeBlockFormat(spacing)
     for first, last in code_blocks(document):
         _dress_code(first, last, document.defaultFont(), colours, highlight)
 

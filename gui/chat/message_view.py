@@ -34,21 +34,24 @@ class MessageView(QFrame):
         self._foot.setWordWrap(True)
         self.notice = Notice()
         self._buttons: list[tuple[QToolButton, str]] = []
-        actions = QHBoxLayout()
+        head, actions = QHBoxLayout(), QHBoxLayout()
         actions.setSpacing(0)
         actions.addWidget(self._foot, 1)
+        head.addWidget(self._who, 1)
         self._add_button(actions, "copy", self.tr("Copy"), self.copy_requested)
         if role == "user":
+            head.addLayout(actions)
             self._add_button(actions, "edit", self.tr("Edit and send again"), self.edit_requested)
         else:
             self._add_button(actions, "retry", self.tr("Regenerate"), self.retry_requested)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(14, 10, 14, 6)
         layout.setSpacing(4)
-        layout.addWidget(self._who)
+        layout.addLayout(head)
         layout.addLayout(self._body)
         layout.addWidget(self.notice)
-        layout.addLayout(actions)
+        if role != "user":
+            layout.addLayout(actions)
         self.setProperty("card", role == "user")
         self.setAccessibleName(self._who.text())
         self.restyle()
@@ -57,6 +60,7 @@ class MessageView(QFrame):
         """Draw again in the active colours and font."""
         small = small_font(self.font())
         self._foot.setFont(small)
+        small.setBold(True)
         self._who.setFont(small)
         for button, name in self._buttons:
             button.setIcon(icon(name, size=16))

@@ -96,6 +96,7 @@ class ChatPage(QWidget):
         actions.compose.connect(self.composer.field.setFocus)
         actions.export.connect(self.export)
         actions.stop.connect(self.stop)
+        actions.closing.connect(self._close)
         self._context.bridge.received.connect(self._on_event)
         self.list.chosen.connect(self.open)
         self.list.new_requested.connect(self.new_chat)
@@ -336,6 +337,10 @@ class ChatPage(QWidget):
         self._timer.stop()
         self.composer.set_busy(False)
         self._guarded(self._store.checkpoint)
+
+    def _close(self) -> None:
+        self._timer.stop()
+        self.list.stop()
 
     def _tick(self) -> None:
         if self._reply is not None:

@@ -3,10 +3,10 @@ the slider moves would move the slider away."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSignalBlocker, Qt, QTimer, Signal
-from PySide6.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QWidget
+from PySide6.QtCore import QSignalBlocker, QTimer, Signal
+from PySide6.QtWidgets import QHBoxLayout, QWidget
 
-from gui.techniques.labels import WheelGuard
+from gui.techniques.controls import NumberBox, Slider
 
 PAUSE_MS = 250
 
@@ -19,11 +19,7 @@ class NumberSetting(QWidget):
     def __init__(self, name: str, about: str, limits: tuple[int, int], step: int, suffix: str, value: int,
                  parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.slider, self.box = QSlider(Qt.Orientation.Horizontal), QSpinBox()
-        self.box.setSuffix(suffix)
-        self.box.setKeyboardTracking(False)  # a half-typed number is nobody's wish
-        self.box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
-        self.box.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.slider, self.box = Slider(), NumberBox(0, suffix)
         for control in (self.slider, self.box):
             control.setRange(*limits)
             control.setSingleStep(step)
@@ -31,7 +27,6 @@ class NumberSetting(QWidget):
             control.setAccessibleDescription(about)
             control.setToolTip(about)
         self.slider.setPageStep(step)
-        WheelGuard(self).guard(self.slider, self.box)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(12)
@@ -49,7 +44,7 @@ class NumberSetting(QWidget):
     @property
     def value(self) -> int:
         """The number on screen."""
-        return self.box.value()
+        return round(self.box.value())
 
     def show_value(self, value: int) -> None:
         """Show a number; tells nobody."""
@@ -61,8 +56,8 @@ class NumberSetting(QWidget):
             self.slider.setValue(value)
             self.box.setValue(value)
 
-    def _moved(self, value: int) -> None:
-        self._show(value)
+    def _moved(self, value: float) -> None:
+        self._show(round(value))
         if not self.slider.isSliderDown():
             self._pause.start()
 

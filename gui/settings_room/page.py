@@ -16,16 +16,16 @@ from gui.context import Page
 from gui.settings import Settings
 from gui.settings_room.about import about_lines
 from gui.settings_room.number_setting import NumberSetting
-from gui.techniques.labels import TextLabel, quiet
+from gui.techniques.labels import TextLabel, quiet, set_icon
 from gui.techniques.segments import Segments
-from gui.techniques.switch import Switch
+from gui.techniques.switch import PAD, Switch
 from gui.techniques.words import NBSP
-from gui.theme import icon, theme
+from gui.theme import theme
 
 if TYPE_CHECKING:
     from gui.context import AppContext
 
-_WIDTH_IN_LETTERS = 84
+_WIDTH_IN_LETTERS = 100
 
 
 class SettingsPage(QScrollArea):
@@ -47,11 +47,11 @@ class SettingsPage(QScrollArea):
             cards.addWidget(card)
         cards.addStretch()
         content = QWidget()
-        row = QHBoxLayout(content)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addStretch()
-        row.addWidget(self._column, 1000)  # takes all there is, up to its maximum width
-        row.addStretch()
+        middle = QHBoxLayout(content)
+        middle.setContentsMargins(0, 0, 0, 0)
+        middle.addStretch()
+        middle.addWidget(self._column, 1000)  # takes all there is, up to its maximum width
+        middle.addStretch()
         self.setWidget(content)
         theme().changed.connect(self._restyle)
         self._restyle()
@@ -105,7 +105,7 @@ class SettingsPage(QScrollArea):
         title, *rest = self._versions
         return _card(self.tr("About"), TextLabel(title, bold=True), quiet("\n".join(rest)),
                      quiet(self.tr("Free software under the Apache License 2.0. Without any warranty.")),
-                     quiet(self.tr("No account, no telemetry, no network: models run here and nowhere else.")),
+                     quiet(self.tr("No account and no telemetry: models run here and nowhere else.")),
                      self.copy_button)
 
     def _choose_scheme(self, choice: str) -> None:
@@ -131,19 +131,24 @@ class SettingsPage(QScrollArea):
         self._column.setMaximumWidth(self.fontMetrics().averageCharWidth() * _WIDTH_IN_LETTERS)
         self.scheme.choose(theme().choice)
         self.font_size.show_value(theme().font_percent)
-        self.open_button.setIcon(icon("folder", size=16))
-        self.copy_button.setIcon(icon("copy", size=16))
+        set_icon(self.open_button, "folder")
+        set_icon(self.copy_button, "copy")
 
 
 def _card(title: str, *rows: QWidget) -> QFrame:
     card = QFrame()
     card.setProperty("card", True)
     column = QVBoxLayout(card)
-    column.setContentsMargins(16, 12, 16, 14)
+    column.setContentsMargins(16 - PAD, 12, 16 - PAD, 14)
     column.setSpacing(8)
-    column.addWidget(TextLabel(title, heading=True))
-    for row in rows:
-        column.addWidget(row)
+    for widget in (TextLabel(title, heading=True), *rows):
+        row = QHBoxLayout()
+        inset = 0 if isinstance(widget, Switch) else PAD  # everything in line with the words of the switches
+        row.setContentsMargins(inset, 0, inset, 0)
+        row.addWidget(widget)
+        if isinstance(widget, QPushButton):
+            row.addStretch()
+        column.addLayout(row)
     return card
 
 

@@ -1,12 +1,12 @@
-"""Small things every part of the panel is made of: quiet text, headings, and wheels that do not change values."""
+"""Small things every part of the panel is made of: text in three sizes, marks, hairlines, and spoken announcements."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import QCoreApplication, QEvent, QObject, Qt
-from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent
-from PySide6.QtWidgets import QApplication, QFrame, QLabel, QSizePolicy, QWidget
+from PySide6.QtCore import QCoreApplication, QSize, Qt
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QFont, QFontMetrics
+from PySide6.QtWidgets import QAbstractButton, QApplication, QFrame, QLabel, QSizePolicy, QWidget
 
-from gui.theme import colours, pixmap, small_font, theme
+from gui.theme import colours, icon, pixmap, small_font, theme
 
 
 def engine_text(text: str) -> str:
@@ -26,7 +26,8 @@ class TextLabel(QLabel):
     def __init__(self, text: str = "", parent: QWidget | None = None, *, factor: float = 1.0, muted: bool = False,
                  heading: bool = False, bold: bool = False) -> None:
         super().__init__(text, parent)
-        self._factor, self._bold = factor, bold
+        self._factor = factor
+        self._weight = QFont.Weight.Bold if bold else QFont.Weight.DemiBold if heading else QFont.Weight.Normal
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setProperty("muted", muted)
@@ -40,7 +41,7 @@ class TextLabel(QLabel):
     def restyle(self) -> None:
         """Take the theme's font."""
         font = small_font(QApplication.font(), self._factor)
-        font.setBold(self._bold)
+        font.setWeight(self._weight)
         self.setFont(font)
 
 
@@ -50,7 +51,7 @@ def quiet(text: str = "", parent: QWidget | None = None) -> TextLabel:
 
 
 class IconLabel(QLabel):
-    """A small icon beside a text that says the same; invisible to screen readers' users, so it has no name of its own.
+    """A small icon beside a text that says the same, so it has no accessible name of its own.
 
     colour: name of a field of theme.Colours.
     """
@@ -69,6 +70,13 @@ class IconLabel(QLabel):
         self.setFixedWidth(size)
 
 
+def set_icon(button: QAbstractButton, name: str, colour: str | None = None) -> None:
+    """Give a button an icon as high as its text. Call again when the theme changes."""
+    side = max(16, round(QFontMetrics(QApplication.font()).height() * 1.05))
+    button.setIconSize(QSize(side, side))
+    button.setIcon(icon(name, colour, side))
+
+
 class Line(QFrame):
     """A hairline between sections."""
 
@@ -76,20 +84,3 @@ class Line(QFrame):
         super().__init__(parent)
         self.setProperty("line", True)
         self.setFixedHeight(1)
-
-
-class WheelGuard(QObject):
-    """Lets the wheel scroll the panel instead of changing a value the pointer happens to be over."""
-
-    def guard(self, *widgets: QWidget) -> None:
-        """Watch these controls."""
-        for widget in widgets:
-            widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-            widget.installEventFilter(self)
-
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Ignore the wheel over a control without focus."""
-        if event.type() == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
-            event.ignore()
-            return True
-        return super().eventFilter(watched, event)

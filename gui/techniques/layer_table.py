@@ -13,8 +13,9 @@ from PySide6.QtCore import (
     QPersistentModelIndex,
     QSortFilterProxyModel,
     Qt,
+    Signal,
 )
-from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -27,9 +28,9 @@ from PySide6.QtWidgets import (
 )
 
 from engine.messages import EngagedReport, LayerReport
-from gui.techniques.labels import engine_text, quiet
+from gui.techniques.labels import engine_text, quiet, set_icon
 from gui.techniques.words import percent_text, size_text
-from gui.theme import icon, small_font, theme
+from gui.theme import small_font, theme
 
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 _Index = QModelIndex | QPersistentModelIndex
@@ -99,9 +100,12 @@ class LayerModel(QAbstractTableModel):
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Titles of the columns."""
-        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
-            return self.columns[section].title
-        return None
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if self.columns[section].number else Qt.AlignmentFlag.AlignLeft
+            return side | Qt.AlignmentFlag.AlignVCenter
+        return self.columns[section].title if role == Qt.ItemDataRole.DisplayRole else None
 
     def tsv(self, rows: list[int]) -> str:
         """These rows as tab-separated text with a line of titles; numbers plain, as a spreadsheet reads them."""
@@ -109,9 +113,22 @@ class LayerModel(QAbstractTableModel):
         for row in rows:
             layer = self.layers[row]
             cells = [str(column.plain(layer)) for column in self.columns]
-            cells[1] = f"{layer.shape[0]}x{layer.shape[1]}"
+            cells[1], cells[-1] = f"{layer.shape[0]}x{layer.shape[1]}", "yes" if layer.shared else "no"
             lines.append(cells)
         return "\n".join("\t".join(line) for line in lines) + "\n"
+
+
+class _Table(QTableView):
+    """A table view whose Copy is ours: Qt's own would take the text of one cell."""
+
+    copy_asked = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Ctrl+C, or what stands for it on this system."""
+        if event.matches(QKeySequence.StandardKey.Copy):
+            self.copy_asked.emit()
+        else:
+            super().keyPressEvent(event)
 
 
 class LayerTable(QDialog):
@@ -125,7 +142,7 @@ class LayerTable(QDialog):
         self._proxy.setSourceModel(self.model)
         self._proxy.setSortRole(SORT_ROLE)
         self._summary = quiet()
-        self.table = QTableView()
+        self.table = _Table()
         self.table.setModel(self._proxy)
         self.table.setAccessibleName(self.tr("Layers"))
         self.table.setAccessibleDescription(self.tr("Every linear layer as it now runs. Ctrl+C copies."))
@@ -139,8 +156,7 @@ class LayerTable(QDialog):
         self.table.setWordWrap(False)
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        self.table.horizontalHeader().setStretchLastSection(True)
-        self.table.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+        self.table.setStyleSheet("QTableView::item { padding: 0 8px; } QHeaderView::section { padding: 4px 8px; }")
         self.copy_button = QPushButton(self.tr("Copy"))
         self.copy_button.setAccessibleName(self.tr("Copy"))
         self.copy_button.setAccessibleDescription(
@@ -152,7 +168,7 @@ class LayerTable(QDialog):
         close.setAccessibleDescription(self.tr("Close the table of layers."))
         close.clicked.connect(self.close)
         self._arrange(close)
-        QShortcut(QKeySequence.StandardKey.Copy, self.table, self.copy, context=Qt.ShortcutContext.WidgetShortcut)
+        self.table.copy_asked.connect(self.copy)
         theme().changed.connect(self._restyle)
         self._restyle()
 
@@ -164,7 +180,7 @@ class LayerTable(QDialog):
         self._summary.setText(self.tr("{recipe}: {count} linear layers, {size} in all weights").format(
             recipe=report.recipe.label, count=len(report.layers), size=size_text(report.weight_bytes)))
         if first:
-            self.table.resizeColumnsToContents()
+            self._fit()
 
     def copy(self) -> None:
         """Copy the selected rows, or all where none is selected, in the order on screen."""
@@ -189,8 +205,20 @@ class LayerTable(QDialog):
         self.table.setFont(font)
         height = self.table.fontMetrics().height()
         self.table.verticalHeader().setDefaultSectionSize(height + 10)
-        self.copy_button.setIcon(icon("copy", size=16))
+        set_icon(self.copy_button, "copy")
         if self.model.layers:
-            self.table.resizeColumnsToContents()
+            self._fit()
+
+    def _fit(self) -> None:
+        """Columns as wide as their content, and, before it is shown, a window that holds them."""
+        header = self.table.horizontalHeader()
+        header.setStretchLastSection(False)
+        self.table.resizeColumnsToContents()
+        natural = header.length()
+        header.setStretchLastSection(True)
         if not self.isVisible():
-            self.resize(height * 48, height * 30)
+            rows = min(24, len(self.model.layers) + 1)
+            width = natural + 60
+            room = self.screen().availableGeometry()
+            self.resize(min(width, room.width()), min((rows + 5) * self.table.verticalHeader().defaultSectionSize(),
+                                                      room.height()))

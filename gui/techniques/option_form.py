@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from PySide6.QtCore import QLocale, QObject, QSignalBlocker, Qt, QTimer, Signal
+from PySide6.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
 from PySide6.QtGui import QStandardItemModel
-from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.techniques.base import Options
-from gui.techniques.labels import WheelGuard, engine_text, quiet
+from gui.techniques.controls import ChoiceBox, NumberBox, Slider
+from gui.techniques.labels import engine_text, quiet
 from gui.techniques.switch import Switch
 from gui.techniques.words import NBSP
 
@@ -113,13 +114,10 @@ class _BoolField(_Field):
 class _ChoiceField(_Field):
     def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
         super().__init__()
-        self._combo = QComboBox()
+        self._combo = ChoiceBox()
         self._combo.setAccessibleName(name)
-        self._combo.setMinimumContentsLength(6)
-        self._combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         for choice in field.metadata["choices"]:
             self._combo.addItem(engine_text(choice), choice)
-        WheelGuard(self).guard(self._combo)
         self._combo.activated.connect(self.settled)
         self.widget, self.controls = self._combo, (self._combo,)
 
@@ -151,13 +149,12 @@ class _NumberField(_Field):
         step = (meta["step"] or (1.0 if self._whole else (meta["high"] - meta["low"]) / 100)) * self._factor
         self._tick = min(1.0, step) if share else step  # what one notch of the slider is worth
         self._low = low
-        self._box = _Box(0 if self._whole else 1 if share else _decimals(step))
+        unit = "%" if share else engine_text(meta["unit"])
+        self._box = NumberBox(0 if self._whole else 1 if share else _decimals(step), f"{NBSP}{unit}" if unit else "")
         self._box.setRange(low, high)
         self._box.setSingleStep(step)
-        unit = "%" if share else engine_text(meta["unit"])
-        self._box.setSuffix(f"{NBSP}{unit}" if unit else "")
         self._box.setAccessibleName(name)
-        self._slider = QSlider(Qt.Orientation.Horizontal)
+        self._slider = Slider()
         self._slider.setRange(0, round((high - low) / self._tick))
         self._slider.setSingleStep(max(1, round(step / self._tick)))
         self._slider.setPageStep(max(1, round(2 * step / self._tick)))
@@ -168,7 +165,6 @@ class _NumberField(_Field):
         row.addWidget(self._slider, 1)
         row.addWidget(self._box)
         self.controls = (self._slider, self._box)
-        WheelGuard(self).guard(*self.controls)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
@@ -209,23 +205,6 @@ class _NumberField(_Field):
         if self._pause.isActive():
             self._pause.stop()
             self.settled.emit()
-
-
-class _Box(QDoubleSpinBox):
-    """A number box without needless zeros or arrows: the slider, the arrow keys and typing are enough."""
-
-    def __init__(self, decimals: int) -> None:
-        super().__init__()
-        self.setDecimals(decimals)
-        self.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
-        self.setKeyboardTracking(False)  # a half-typed number is nobody's wish
-        self.setAlignment(Qt.AlignmentFlag.AlignRight)
-        self.setLocale(QLocale.c())
-
-    def textFromValue(self, value: float) -> str:
-        """50, not 50.0."""
-        text = f"{value:.{self.decimals()}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _decimals(step: float) -> int:

@@ -20,6 +20,7 @@ from gui.techniques.problem_card import ProblemCard
 from gui.techniques.recipe_state import RecipeState
 from gui.techniques.report_view import ReportView
 from gui.techniques.status_line import StatusLine
+from gui.techniques.switch import PAD
 from gui.techniques.technique_row import TechniqueRow, is_segmented
 
 
@@ -60,18 +61,22 @@ class TechniquePanel(QScrollArea):
     def _build(self) -> None:
         content = QWidget()
         column = QVBoxLayout(content)
-        column.setContentsMargins(10, 8, 10, 12)
+        column.setContentsMargins(8, 8, 8, 12)
         column.setSpacing(6)
-        for widget in (self.head, _heading(self.tr("Recipe")), self.presets, self.status, self.problem):
-            column.addWidget(widget)
+
+        def add(*widgets: QWidget) -> None:
+            for widget in widgets:
+                row = QVBoxLayout()
+                row.setContentsMargins(PAD, 0, PAD, 0)  # in line with the words of the switches
+                row.addWidget(widget)
+                column.addLayout(row)
+
+        add(self.head, _heading(self.tr("Recipe")), self.presets, self.status, self.problem)
         for name, techniques in grouped(all_techniques()):
-            column.addWidget(Line())
-            column.addWidget(_heading(engine_text(name)))
+            add(Line(), _heading(engine_text(name)))
             for technique in techniques:
                 column.addWidget(self.rows[technique.key])
-        column.addWidget(Line())
-        column.addWidget(_heading(self.tr("What engaged")))
-        column.addWidget(self.report_view)
+        add(Line(), _heading(self.tr("What engaged")), self.report_view)
         column.addStretch()
         self.setWidget(content)
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from PySide6.QtCore import QCoreApplication, Qt, Signal
 from PySide6.QtGui import QStandardItemModel
-from PySide6.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.recipe import Preset, Recipe, load_presets
 from engine.techniques import technique
 from engine.techniques.base import Options
-from gui.techniques.labels import WheelGuard, engine_text, quiet
+from gui.techniques.controls import ChoiceBox
+from gui.techniques.labels import engine_text, quiet, set_icon
 from gui.techniques.technique_row import NEUTRAL, is_segmented
-from gui.theme import icon, theme
+from gui.theme import theme
 
 
 def essence(recipe: Recipe) -> Recipe:
@@ -71,17 +72,14 @@ class PresetRow(QWidget):
         super().__init__(parent)
         self._presets: tuple[Preset, ...] = load_presets()
         self._recipe = Recipe()
-        self.combo = QComboBox()
+        self.combo = ChoiceBox(letters=8)
         self.combo.setAccessibleName(self.tr("Preset"))
         self.combo.setPlaceholderText(self.tr("Custom"))
-        self.combo.setMinimumContentsLength(8)
-        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         for preset in self._presets:
             self.combo.addItem(engine_text(preset.title), preset.name)
             self.combo.setItemData(self.combo.count() - 1, engine_text(preset.description),
                                    Qt.ItemDataRole.ToolTipRole)
         self.combo.activated.connect(self._activated)
-        WheelGuard(self).guard(self.combo)
         self.menu_button = QToolButton()
         self.menu_button.setAccessibleName(self.tr("Recipe menu"))
         self.menu_button.setAccessibleDescription(self.tr("Save or open a recipe, or switch every technique off."))
@@ -110,6 +108,7 @@ class PresetRow(QWidget):
         self.combo.setCurrentIndex(found)
         about = engine_text(self._presets[found].description) if found >= 0 else recipe.label
         self._about.setText(about)
+        self._about.setVisible(found >= 0)  # the line below names a custom recipe
         self.combo.setToolTip(about)
         self.combo.setAccessibleDescription(about if found >= 0 else self.tr("Custom: {recipe}").format(recipe=about))
 
@@ -161,4 +160,4 @@ class PresetRow(QWidget):
         return self.tr("Recipes (*.json);;All files (*)")
 
     def _restyle(self) -> None:
-        self.menu_button.setIcon(icon("more"))
+        set_icon(self.menu_button, "more")

@@ -7,8 +7,8 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QFrame, QHBoxLayout, QPlainTextEdit, QPushButton, QToolButton, QVBoxLayout
 from PySide6.QtWidgets import QWidget as Widget
 
-from gui.techniques.labels import IconLabel, TextLabel, announce, engine_text
-from gui.theme import code_font, icon, theme
+from gui.techniques.labels import IconLabel, TextLabel, announce, engine_text, set_icon
+from gui.theme import code_font, theme
 
 
 class ProblemCard(QFrame):
@@ -108,7 +108,7 @@ class ProblemCard(QFrame):
         column.addWidget(self._details)
 
     def _restyle(self) -> None:
-        self._close.setIcon(icon("close", size=14))
-        self._fold.setIcon(icon("chevron-down" if self._fold.isChecked() else "chevron-right", size=14))
+        set_icon(self._close, "close")
+        set_icon(self._fold, "chevron-down" if self._fold.isChecked() else "chevron-right")
         self._details.setFont(code_font(QApplication.font()))
         self._details.setFixedHeight(self._details.fontMetrics().height() * 8)

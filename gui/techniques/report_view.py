@@ -6,9 +6,9 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from engine.messages import EngagedReport, TechniqueReport
-from gui.techniques.labels import IconLabel, TextLabel, engine_text, quiet
+from gui.techniques.labels import IconLabel, TextLabel, engine_text, quiet, set_icon
 from gui.techniques.words import NBSP, change_text, duration_text, percent_text, size_text
-from gui.theme import icon, theme
+from gui.theme import theme
 
 
 class ReportView(QWidget):
@@ -89,7 +89,7 @@ class ReportView(QWidget):
         return grid
 
     def _restyle(self) -> None:
-        self.layers_button.setIcon(icon("layers", size=16))
+        set_icon(self.layers_button, "layers")
 
 
 def _technique_block(view: ReportView, report: TechniqueReport) -> QWidget:

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QCheckBox, QSizePolicy, QWidget
 
 from gui.theme import colours, theme
 
-_PAD = 4
+PAD = 4
 _GAP = 10
 _WRAP = int(Qt.TextFlag.TextWordWrap | Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
 
@@ -25,7 +25,8 @@ class Switch(QCheckBox):
         self._ring = False
         self.setAccessibleName(text)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
-        policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        # Fixed would hold the row to the height of one line: a layout takes the size hint for it.
+        policy = QSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
         theme().changed.connect(self.updateGeometry)
@@ -36,20 +37,20 @@ class Switch(QCheckBox):
 
     def heightForWidth(self, width: int) -> int:
         """Height of the wrapped words, or of the track where that is more."""
-        room = max(1, width - self._track_size().width() - _GAP - 2 * _PAD)
+        room = max(1, width - self._track_size().width() - _GAP - 2 * PAD)
         words = self.fontMetrics().boundingRect(QRect(0, 0, room, 10_000), _WRAP, self.text())
-        return max(words.height(), self._track_size().height()) + 2 * _PAD
+        return max(words.height(), self._track_size().height()) + 2 * PAD
 
     def sizeHint(self) -> QSize:
         """The words on one line beside the track."""
-        width = self.fontMetrics().horizontalAdvance(self.text()) + _GAP + self._track_size().width() + 2 * _PAD + 2
+        width = self.fontMetrics().horizontalAdvance(self.text()) + _GAP + self._track_size().width() + 2 * PAD + 2
         return QSize(width, self.heightForWidth(width))
 
     def minimumSizeHint(self) -> QSize:
         """The longest word beside the track."""
         word = max((self.fontMetrics().horizontalAdvance(w) for w in self.text().split()), default=0)
-        width = word + _GAP + self._track_size().width() + 2 * _PAD + 2
-        return QSize(width, self._track_size().height() + 2 * _PAD)
+        width = word + _GAP + self._track_size().width() + 2 * PAD + 2
+        return QSize(width, self._track_size().height() + 2 * PAD)
 
     def hitButton(self, pos: QPoint) -> bool:
         """The whole row answers."""
@@ -78,10 +79,10 @@ class Switch(QCheckBox):
             painter.setBrush(QColor(c.raised))
             painter.drawRoundedRect(self.rect(), 6, 6)
         track = self._track_size()
-        place = QRectF(self.width() - _PAD - track.width(), (self.height() - track.height()) / 2,
+        place = QRectF(self.width() - PAD - track.width(), (self.height() - track.height()) / 2,
                        track.width(), track.height())
         painter.setPen(QColor(c.text if self.isEnabled() else c.muted))
-        words = self.rect().adjusted(_PAD, _PAD, -_PAD - _GAP - track.width(), -_PAD)
+        words = self.rect().adjusted(PAD, PAD, -PAD - _GAP - track.width(), -PAD)
         painter.drawText(words, _WRAP, self.text())
         self._paint_track(painter, place)
         if self.hasFocus() and self._ring:
@@ -96,7 +97,8 @@ class Switch(QCheckBox):
         edge = c.accent if on else c.muted
         knob = c.on_accent if on else c.muted
         if not enabled:
-            track, edge, knob = c.window, c.border, c.border
+            track, edge, knob = c.raised, c.muted, c.muted
+            painter.setOpacity(0.5)
         painter.setPen(QPen(QColor(edge), 1.4))
         painter.setBrush(QColor(track))
         painter.drawRoundedRect(place.adjusted(0.7, 0.7, -0.7, -0.7), radius, radius)
@@ -111,6 +113,7 @@ class Switch(QCheckBox):
             x, y, s = place.left() + place.width() * 0.19, place.center().y(), side * 0.28
             painter.drawPolyline([QPoint(round(x), round(y)), QPoint(round(x + s), round(y + s)),
                                   QPoint(round(x + 2.6 * s), round(y - s))])
+        painter.setOpacity(1.0)
 
     def _track_size(self) -> QSize:
         height = max(16, round(self.fontMetrics().height() * 1.05))

@@ -13,7 +13,7 @@ from engine.techniques.base import Options, Technique
 from gui.techniques.labels import IconLabel, TextLabel, announce, engine_text, quiet
 from gui.techniques.option_form import OptionForm
 from gui.techniques.segments import Segments
-from gui.techniques.switch import Switch
+from gui.techniques.switch import PAD, Switch
 
 NEUTRAL = "fp32"  # the dtype of a model without techniques: choosing it is switching off
 
@@ -93,7 +93,7 @@ class TechniqueRow(QWidget):
         self.control.toggled.connect(self._toggled)
         self._column.addWidget(self.control)
         body = QVBoxLayout()
-        body.setContentsMargins(4, 0, 4, 0)
+        body.setContentsMargins(PAD, 0, PAD, 0)
         body.setSpacing(6)
         body.addWidget(self._about)
         body.addWidget(self._reason)
@@ -110,7 +110,7 @@ class TechniqueRow(QWidget):
         field = dataclasses.fields(self._last)[0]
         self.control = Segments(self.label, [(c, engine_text(c)) for c in field.metadata["choices"]], self)
         self.control.chosen.connect(self._chosen)
-        self._column.setContentsMargins(4, 2, 4, 6)
+        self._column.setContentsMargins(PAD, 2, PAD, 6)
         self._column.setSpacing(6)
         if self.technique.label != self.technique.group:
             self._column.addWidget(TextLabel(self.label))

@@ -73,7 +73,10 @@ def opened(path: Path) -> str:
 
 
 def prose_documents(path: Path, max_chars: int) -> Iterator[str]:
-    """Documents of a prose file; whole books come in chunks that end with a paragraph or a sentence."""
+    """Documents of a prose file; whole books come in chunks that end with a paragraph or a sentence.
+
+    What is left at a book's end and fills no chunk is dropped.
+    """
     for document in opened(path).split(SEPARATOR):
         document = document.strip()
         if len(document) <= max_chars:

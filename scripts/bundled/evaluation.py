@@ -133,7 +133,7 @@ def repeated_share(texts: Iterable[str], n: int = 4) -> float:
     return repeated / max(total, 1)
 
 
-def evaluate(folder: Path, eval_dir: Path, report: Path, max_tokens: int = 120_000) -> None:
+def evaluate(folder: Path, eval_dir: Path, report: Path, max_tokens: int = 100_000) -> None:
     """Score the model in `folder`, print and write everything to `report` (JSON)."""
     decoder, tokenizer = load_decoder(load_masters(folder)).eval(), Tokenizer.from_folder(folder)
     generator = torch.Generator().manual_seed(0)

@@ -22,6 +22,7 @@ def export(checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, out: Pat
     """Write bf16 weights, configuration, tokenizer and sampling defaults into `out`."""
     state = torch.load(checkpoint, weights_only=True)["model"]
     save_folder(out, config, state, torch.bfloat16)
+    (out / "model.safetensors").chmod(0o644)  # safetensors creates it for its owner alone
     save_tokenizer(tokenizer, out, config.context)
     generation = {"eos_token_id": list(config.eos_ids), "pad_token_id": config.eos_ids[-1]} | SAMPLING
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
@@ -39,7 +40,7 @@ def check(folder: Path) -> float:
     if any(len(tokenizer(token)["input_ids"]) != 1 for token in SPECIAL):
         raise ValueError("A role token is not one token.")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    theirs.eval()
+    theirs.train(False)
     ours = load_decoder(load_masters(folder)).eval()
     ids = torch.randint(0, ours.config.vocab_size, (2, 512), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

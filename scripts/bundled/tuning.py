@@ -108,17 +108,17 @@ def tuning_documents(data: Path, own: Path, held_out: HeldOut, truecase: Truecas
     def read(path: str, epochs: float, max_chars: int = 6000, lower: bool = False) -> list[Document]:
         return documents(data, Source(path, epochs, lower, max_chars), held_out, truecase, rng, Tally())
 
-    out = own_documents(own, rng, repeats=4, strung=2500)
-    out += [opening(c, rng) for c in read("chat/selfdialogue.jsonl.xz", 0.2)]
-    out += [opening(c, rng) for c in read("chat/topicalchat.jsonl.xz", 0.8)]
-    out += [opening(c, rng) for c in read("chat/casino.jsonl.xz", 0.1)]
-    out += read("chat/dolly6k.jsonl.xz", 1.0, max_chars=450)
-    out += read("chat/instruct_rasbt.jsonl.xz", 1.0)
+    out = own_documents(own, rng, repeats=5, strung=2500)
+    out += [opening(c, rng) for c in read("chat/selfdialogue.jsonl.xz", 0.1)]
+    out += [opening(c, rng) for c in read("chat/topicalchat.jsonl.xz", 0.4)]
+    out += [opening(c, rng) for c in read("chat/casino.jsonl.xz", 0.05)]
+    out += read("chat/dolly6k.jsonl.xz", 0.5, max_chars=450)
+    out += read("chat/instruct_rasbt.jsonl.xz", 0.6)
     out += read("chat/instruct_selfinstruct.jsonl.xz", 1.0, max_chars=600)
     out += read("chat/opentrivia_open.jsonl.xz", 0.01)
-    tales = read("stories/tinystories_cased.txt.xz", 1.0) + read("stories/tinystories_lowercased.txt.xz", 0.7,
+    tales = read("stories/tinystories_cased.txt.xz", 0.6) + read("stories/tinystories_lowercased.txt.xz", 0.3,
                                                                  lower=True)
     out += [chat for tale in tales if (chat := story_chat(tale[0][1], rng)) is not None]
-    out += rng.sample(tales, len(tales) // 8) + read("stories/african_storybook.txt.xz", 0.5)
+    out += rng.sample(tales, len(tales) // 8) + read("stories/african_storybook.txt.xz", 0.3)
     rng.shuffle(out)
     return out

@@ -104,7 +104,8 @@ class Engine:
         self.submit(job)
         return self.end_of(job.job_id)
 
-    def at(self, commands: dict[int, Command], counts: Callable[[Event], bool] = lambda e: isinstance(e, Tokens)) -> None:
+    def at(self, commands: dict[int, Command],
+           counts: Callable[[Event], bool] = lambda event: isinstance(event, Tokens)) -> None:
         """From now on, submit commands[n] when the n-th token has come (or the n-th event that `counts`)."""
         count = 0
 

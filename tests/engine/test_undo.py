@@ -141,7 +141,8 @@ def test_a_checkpoint_stored_in_bf16_comes_back_bit_for_bit(llama_folder: Path, 
 
 
 @pytest.mark.parametrize("model", ["gpt2_folder", "tied_llama_folder"])
-@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16", "int8", "l1-50", "neurons-30", "autocast-bf16", "int8,bf16"])
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp16", "int8", "l1-50", "neurons-30", "autocast-bf16",
+                                    "int8,bf16"])
 def test_a_tied_head_stays_the_embedding_itself(model: str, recipe: str, request: pytest.FixtureRequest) -> None:
     session = open_session(request.getfixturevalue(model), INT8)
     variant = session.apply(parse_recipe(recipe))

@@ -1,0 +1,265 @@
+"""A chart's title and legend in one: drawn by hand, so that new values cost a repaint and never a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PySide6.QtCore import QEvent, QRect, QSize, Qt, Signal
+from PySide6.QtGui import (
+    QAction,
+    QActionGroup,
+    QColor,
+    QFont,
+    QFontMetrics,
+    QHelpEvent,
+    QPainter,
+    QPaintEvent,
+    QPixmap,
+    QResizeEvent,
+)
+from PySide6.QtWidgets import QMenu, QSizePolicy, QToolButton, QToolTip, QWidget
+
+from gui.monitor.style import DIAMOND, series_colour, series_pen
+from gui.monitor.views import View
+from gui.monitor.words import ABSENT
+from gui.theme import colours, small_font
+
+_SWATCH = 15
+_GAP = 4
+_BETWEEN = 10
+_VALUE_PLACE = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One series in the legend. number: its colour and dash; brief: the label where room is scarce; widest: what its
+    value may be as wide as.
+
+    symbol: "line", "points", or "" for what is said and not drawn.
+    """
+
+    number: int
+    label: str
+    brief: str
+    widest: str
+    tip: str
+    symbol: str = "line"
+
+
+class Header(QWidget):
+    """The title, a button to choose what the chart shows (where there is a choice), and the legend, wrapped."""
+
+    view_chosen = Signal(str)
+    lines_changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
+        self.lines = 1
+        self._least_lines = 1
+        self._room = 0
+        self._title, self._hint = "", ""
+        self._entries: tuple[Entry, ...] = ()
+        self._values: tuple[str, ...] = ()
+        self._boxes: list[QRect] = []
+        self._base: QPixmap | None = None
+        self._font = QFont()
+        self._choose = QToolButton(self)
+        self._choose.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self._choose.setMenu(QMenu(self._choose))
+        self._choose.hide()
+        self._views: list[tuple[str, str]] = []
+
+    # What it says
+
+    def set_title(self, title: str, hint: str, views: Sequence[View], chosen: str) -> None:
+        """The heading, what its tool tip adds, and the choice behind it where there is one."""
+        self._title, self._hint = title, hint
+        self._choose.setVisible(len(views) > 1)
+        self._choose.setText(f"{title} ▾")
+        self._choose.setAccessibleName(self.tr("What this chart shows: {choice}").format(choice=title))
+        self._choose.setToolTip(self.tr("Choose what this chart shows"))
+        if [(view.key, view.title) for view in views] != self._views:
+            self._views = [(view.key, view.title) for view in views]
+            self._fill_menu(views)
+        for action in self._choose.menu().actions():
+            action.setChecked(action.data() == chosen)
+        self._arrange()
+
+    def set_entries(self, entries: Sequence[Entry]) -> None:
+        """The series; their values follow with set_values."""
+        if tuple(entries) != self._entries:
+            self._entries = tuple(entries)
+            self._values = (ABSENT,) * len(self._entries)
+            self._arrange()
+
+    def set_values(self, values: Sequence[str]) -> bool:
+        """One text per entry; returns whether any is new, and repaints only then."""
+        if tuple(values) == self._values:
+            return False
+        self._values = tuple(values)
+        self.update()
+        return True
+
+    def values(self) -> list[tuple[str, str]]:
+        """The legend as (label, value)."""
+        return [(entry.label, value) for entry, value in zip(self._entries, self._values, strict=True)]
+
+    def restyle(self) -> None:
+        """Fonts and colours changed."""
+        c = colours()
+        self._choose.setFont(self._fonts()[1])
+        self._choose.setStyleSheet(
+            f"QToolButton {{ padding: 0px; border: 1px solid transparent; margin-left: -1px; color: {c.muted}; }}"
+            f"QToolButton:hover {{ color: {c.text}; }} QToolButton:focus {{ border-color: {c.accent}; }}")
+        self._arrange()
+
+    # Where it says it
+
+    def sizeHint(self) -> QSize:
+        """As wide as given, as high as the legend needs."""
+        return QSize(120, self.height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Wrap anew."""
+        if event.size().width() != event.oldSize().width():
+            self._arrange()
+
+    def _fill_menu(self, views: Sequence[View]) -> None:
+        menu = self._choose.menu()
+        menu.clear()
+        group = QActionGroup(menu)
+        for view in views:
+            action = QAction(view.title, menu, checkable=True)
+            action.setData(view.key)
+            action.triggered.connect(lambda _=False, key=view.key: self.view_chosen.emit(key))
+            group.addAction(action)
+            menu.addAction(action)
+
+    def _arrange(self) -> None:
+        """Place heading and entries in lines; sets the height. lines_changed tells when they are more or fewer.
+
+        The legend stands beside the heading where all of it fits there, else below. Entries that would take more lines
+        than there is room for are counted instead ("+3").
+        """
+        small, bold = self._fonts()
+        metrics = QFontMetrics(small)
+        line = metrics.height() + 2
+        x = QFontMetrics(bold).horizontalAdvance(self._title)
+        if not self._choose.isHidden():
+            x = min(QFontMetrics(bold).horizontalAdvance(self._choose.text()) + 4, max(20, self.width()))
+            self._choose.setGeometry(0, 0, x, line)  # narrower than its hint, so that its text starts at the edge
+        widths = [self._width_of(entry, metrics) for entry in self._entries]
+        boxes = self._flow(widths, x + _BETWEEN, 0, line)
+        if boxes and boxes[-1].top() > 0:
+            boxes = self._flow(widths, 0, line, line)
+        most = max(2, self._room // line)
+        self._boxes = [box for box in boxes if box.bottom() < most * line]
+        lines, self.lines = self.lines, 1 + max((box.top() // line for box in self._boxes), default=0)
+        self.setFixedHeight(max(self.lines, self._least_lines) * line)
+        self._base = None
+        self.update()
+        if lines != self.lines:
+            self.lines_changed.emit()
+
+    def _width_of(self, entry: Entry, metrics: QFontMetrics) -> int:
+        swatch = _SWATCH + _GAP if entry.symbol else 0
+        return swatch + metrics.horizontalAdvance(entry.label) + 2 * _GAP + metrics.horizontalAdvance(entry.widest)
+
+    def _flow(self, widths: Sequence[int], x: int, y: int, line: int) -> list[QRect]:
+        """A box for each entry, from left to right and down."""
+        boxes = []
+        for width in widths:
+            if x > 0 and x + width > self.width():
+                x, y = 0, y + line
+            boxes.append(QRect(x, y, min(width, self.width()), line))
+            x += width + _BETWEEN
+        return boxes
+
+    def set_room(self, height: int) -> None:
+        """At most this high, but for two lines that are always shown."""
+        if height != self._room:
+            self._room = height
+            self._arrange()
+
+    def set_least_lines(self, lines: int) -> None:
+        """Be as high as the neighbours, so that the plots stand level."""
+        if lines != self._least_lines:
+            self._least_lines = lines
+            self._arrange()
+
+    def _fonts(self) -> tuple[QFont, QFont]:
+        small = small_font(self.font())
+        bold = QFont(small)
+        bold.setWeight(QFont.Weight.DemiBold)
+        return small, bold
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The values, on a picture of all that stays the same between them."""
+        if self._base is None:
+            self._base = self._paint_base()
+        c = colours()
+        painter = QPainter(self)
+        painter.drawPixmap(0, 0, self._base)
+        painter.setFont(self._font)
+        painter.setPen(QColor(c.text))
+        for value, box in zip(self._values, self._boxes, strict=False):
+            painter.drawText(box, _VALUE_PLACE, value)
+
+    def _paint_base(self) -> QPixmap:
+        """Heading, swatches, labels. A label leaves as much room as the widest value needs."""
+        c = colours()
+        base = QPixmap(self.size() * self.devicePixelRatioF())
+        base.setDevicePixelRatio(self.devicePixelRatioF())
+        base.fill(QColor(c.window))
+        painter = QPainter(base)
+        self._font, bold = self._fonts()
+        metrics = QFontMetrics(self._font)
+        painter.setPen(QColor(c.muted))
+        if self._choose.isHidden():
+            painter.setFont(bold)
+            title = QFontMetrics(bold).elidedText(self._title, Qt.TextElideMode.ElideRight, self.width())
+            painter.drawText(0, metrics.ascent() + 1, title)
+        painter.setFont(self._font)
+        if len(self._boxes) < len(self._entries):
+            corner = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignTop
+            painter.drawText(self.rect(), corner, f"+{len(self._entries) - len(self._boxes)}")
+        for entry, box in zip(self._entries, self._boxes, strict=False):
+            left = box.left()
+            if entry.symbol:
+                self._paint_swatch(painter, entry, box)
+                left += _SWATCH + _GAP
+            room = box.right() - left - metrics.horizontalAdvance(entry.widest) - _GAP
+            label = entry.label if metrics.horizontalAdvance(entry.label) <= room else entry.brief
+            painter.setPen(QColor(c.muted))
+            painter.drawText(left, box.top() + metrics.ascent() + 1,
+                             metrics.elidedText(label, Qt.TextElideMode.ElideRight, room))
+        painter.end()
+        return base
+
+    def _paint_swatch(self, painter: QPainter, entry: Entry, box: QRect) -> None:
+        middle = box.top() + box.height() // 2
+        if entry.symbol == "points":
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(series_colour(entry.number))
+            painter.drawPolygon(DIAMOND.translated(box.left() + _SWATCH / 2, middle))
+            return
+        pen = series_pen(entry.number)
+        pen.setWidth(2)
+        if pen.dashPattern():
+            pen.setDashPattern([part / 2 for part in pen.dashPattern()])
+        painter.setPen(pen)
+        painter.drawLine(box.left(), middle, box.left() + _SWATCH, middle)
+
+    def event(self, event: QEvent) -> bool:
+        """Tool tips: the whole name of a series and why it has no value."""
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            boxes = zip(self._entries, self._boxes, strict=False)
+            tip = next((entry.tip for entry, box in boxes if box.contains(event.pos())), self._hint)
+            if not tip and len(self._boxes) < len(self._entries):
+                tip = "\n".join(f"{label} {value}" for label, value in self.values())
+            QToolTip.showText(event.globalPos(), tip, self)
+            return True
+        return super().event(event)

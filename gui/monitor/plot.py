@@ -1,0 +1,322 @@
+"""The plot of one chart, on pyqtgraph: its view, its axes, and one item that draws every line.
+
+Measured at 1280 pixels with eight series: pyqtgraph's axes replay their text and grid at every paint (16 ms for four
+charts), so they are kept as pictures here and drawn anew only when a range moves. A PlotCurveItem each costs another
+millisecond in bounding rectangles, so one item with a fixed one draws all. The horizontal axis is relative to now: data
+move, axes do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QPoint, QPointF, QRectF, Qt, Signal
+from PySide6.QtGui import QColor, QFont, QFontMetrics, QMouseEvent, QPainter, QPainterPath, QPen, QWheelEvent
+from PySide6.QtWidgets import QGraphicsGridLayout, QGraphicsItem, QStyleOptionGraphicsItem, QWidget
+
+from engine.monitor.ring import FloatArray
+from gui.monitor.polyline import Scale
+from gui.monitor.style import DIAMOND, series_colour, series_pen
+from gui.monitor.words import ago_text, axis_text
+from gui.theme import colours, small_font
+
+_RIGHT_MARGIN = 18
+_TICK_OVERHANG = 40
+_DOT = 4.0
+_MARKER_NEAR_PX = 5
+_MARKER_APART_PX = 6
+_SHORTEST_LABEL_PX = 40
+_TALL_PX = 130
+_TALL_PARTS, _LOW_PARTS = 5, 2
+_USUAL_TIME = "−60 s"
+_USUAL_TICK = "500 MB"
+"""At least this much room beside each plot, so that the four are equally wide."""
+
+
+@dataclass
+class Drawing:
+    """What the canvas draws, in its own coordinates (seconds before now; the scale's place).
+
+    lines: (series number, path). dots: what no line reaches, and points: measurements (series number, x, y). markers: (x, label). message: said in the middle.
+    """
+
+    lines: list[tuple[int, QPainterPath]] = field(default_factory=list)
+    dots: list[tuple[int, FloatArray, FloatArray]] = field(default_factory=list)
+    points: list[tuple[int, FloatArray, FloatArray]] = field(default_factory=list)
+    markers: list[tuple[float, str]] = field(default_factory=list)
+    message: str = ""
+    cursor_x: float | None = None
+    cursor_label: bool = False
+
+
+class Canvas(pg.GraphicsObject):  # type: ignore[misc]
+    """Draws a Drawing. Its bounding rectangle is the visible range, whatever the data are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawing = Drawing()
+        self._bounds = QRectF(0, 0, 1, 1)
+        self._grid: tuple[float, ...] = ()
+        self._pens: dict[int, QPen] = {}
+        self.font = QFont()
+
+    def restyle(self, font: QFont) -> None:
+        """Fonts or colours changed."""
+        self.font = font
+        self._pens.clear()
+        self.update()
+
+    def set_bounds(self, bounds: QRectF, grid: Sequence[float]) -> None:
+        """The visible range, and where the labelled values lie."""
+        self.prepareGeometryChange()
+        self._bounds, self._grid = bounds, tuple(grid)
+
+    def boundingRect(self) -> QRectF:
+        """The visible range."""
+        return self._bounds
+
+    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:
+        """Markers below, lines and points above them, the cursor on top."""
+        drawing, transform = self.drawing, painter.worldTransform()
+        area = transform.mapRect(self._bounds)
+        painter.save()
+        painter.resetTransform()
+        if not drawing.message:  # a line through words makes neither readable
+            self._paint_grid(painter, area)
+        if drawing.markers:
+            self._paint_markers(painter, area)
+        painter.setWorldTransform(transform)
+        for number, path in drawing.lines:
+            if number not in self._pens:
+                self._pens[number] = series_pen(number, painter.device().devicePixelRatioF())
+            painter.setPen(self._pens[number])
+            painter.drawPath(path)
+        painter.resetTransform()
+        for number, xs, ys in drawing.dots:
+            for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
+                at = transform.map(QPointF(x, y))
+                painter.fillRect(QRectF(at.x() - _DOT / 2, at.y() - _DOT / 2, _DOT, _DOT), series_colour(number))
+        for number, xs, ys in drawing.points:
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(series_colour(number))
+            for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
+                painter.drawPolygon(DIAMOND.translated(transform.map(QPointF(x, y))))
+        if drawing.message:
+            painter.setFont(self.font)
+            painter.setPen(QColor(colours().muted))
+            flags = Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap
+            painter.drawText(area.adjusted(6, 2, -6, -2), flags, drawing.message)
+        if drawing.cursor_x is not None:
+            self._paint_cursor(painter, area, drawing.cursor_x)
+        painter.restore()
+
+    def x_of(self, seconds: float, area: QRectF) -> float:
+        """Where a moment lies within `area`, in pixels."""
+        return area.left() + (seconds - self._bounds.left()) / self._bounds.width() * area.width()
+
+    def _paint_grid(self, painter: QPainter, area: QRectF) -> None:
+        """pyqtgraph's axes could, but then hide their outermost labels."""
+        painter.setPen(QColor(colours().border))
+        for value in self._grid:
+            y = round(area.bottom() - (value - self._bounds.top()) / self._bounds.height() * area.height())
+            painter.drawLine(round(area.left()), y, round(area.right()), y)
+
+    def _paint_markers(self, painter: QPainter, area: QRectF) -> None:
+        """A line each, and its label at the top as far as its neighbours leave room."""
+        top, scale = round(area.top()), area.width() / self._bounds.width()
+        painter.setFont(self.font)
+        painter.setPen(QPen(QColor(colours().muted), 1, Qt.PenStyle.DotLine))
+        apart: list[tuple[str, int]] = []
+        for seconds, label in self.drawing.markers:
+            x = round(area.left() + (seconds - self._bounds.left()) * scale)
+            if not apart or x - apart[-1][1] >= _MARKER_APART_PX:
+                apart.append((label, x))
+        ends = [x for _, x in apart[1:]] + [round(area.right())]
+        taken = round(area.left())  # up to where labels and lines before this one reach
+        for (label, x), end in zip(apart, ends, strict=True):
+            painter.drawLine(x, top, x, round(area.bottom()))
+            after, before = end - x - 6, x - taken - 6
+            taken = x
+            if max(after, before) < _SHORTEST_LABEL_PX:
+                continue
+            metrics = QFontMetrics(self.font)
+            if after >= _SHORTEST_LABEL_PX:
+                text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, after)
+                painter.drawText(x + 3, top + metrics.ascent(), text)
+                taken = x + 3 + metrics.horizontalAdvance(text)
+            else:
+                text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, before)
+                painter.drawText(x - 3 - metrics.horizontalAdvance(text), top + metrics.ascent(), text)
+
+    def _paint_cursor(self, painter: QPainter, area: QRectF, seconds: float) -> None:
+        c, x = colours(), round(self.x_of(seconds, area))
+        painter.setPen(QColor(c.text))
+        painter.drawLine(x, round(area.top()), x, round(area.bottom()))
+        if not self.drawing.cursor_label:
+            return
+        near = [label for at, label in self.drawing.markers if abs(self.x_of(at, area) - x) <= _MARKER_NEAR_PX]
+        text = "  ·  ".join([ago_text(seconds), *near])
+        metrics = QFontMetrics(self.font)
+        width = min(metrics.horizontalAdvance(text) + 10, int(area.width()))
+        left = x + 4 if x + 4 + width <= area.right() else max(int(area.left()), x - 4 - width)
+        chip = QRectF(left, area.bottom() - metrics.height() - 6, width, metrics.height() + 4)
+        painter.fillRect(chip, QColor(c.raised))
+        painter.setFont(self.font)
+        painter.drawText(chip, Qt.AlignmentFlag.AlignCenter, metrics.elidedText(
+            text, Qt.TextElideMode.ElideRight, width - 6))
+
+
+class Plot(pg.GraphicsView):  # type: ignore[misc]
+    """View, axes and canvas. Tells where the mouse is; what that means the panel decides.
+
+    hovered: seconds before now, or None when the mouse has left. dragged: seconds the hand moved the picture.
+    zoomed: factor by which the window of time should grow. reset: a double click.
+    """
+
+    hovered = Signal(object)
+    dragged = Signal(float)
+    zoomed = Signal(float)
+    reset = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent, useOpenGL=False, background=None)
+        self.setInteractive(False)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setMinimumHeight(40)
+        self._unit = ""
+        self._scale = Scale(1.0)
+        self._x_range = (-60.0, 0.0)
+        self._grip: QPoint | None = None
+        self._shown_parts = 0
+        self._places: list[float] = []
+        self.view = pg.ViewBox(enableMouse=False, enableMenu=False, defaultPadding=0)
+        self.left, self.bottom = pg.AxisItem("left"), pg.AxisItem("bottom")
+        self.canvas = Canvas()
+        self._grid = QGraphicsGridLayout()
+        self._grid.setSpacing(0)
+        frame = pg.GraphicsWidget()
+        frame.setLayout(self._grid)
+        for axis, row, column in ((self.left, 0, 0), (self.bottom, 1, 1)):
+            axis.linkToView(self.view)
+            axis.setStyle(tickLength=0, tickAlpha=255, hideOverlappingLabels=_TICK_OVERHANG, autoExpandTextSpace=False,
+                          autoReduceTextSpace=False)
+            axis.setCacheMode(QGraphicsItem.CacheMode.DeviceCoordinateCache)
+            self._grid.addItem(axis, row, column)
+        self._grid.addItem(self.view, 0, 1)
+        self._grid.setRowStretchFactor(0, 1)
+        self._grid.setColumnStretchFactor(1, 1)
+        self.setCentralItem(frame)
+        self.view.disableAutoRange()
+        self.view.addItem(self.canvas, ignoreBounds=True)
+        self.view.sigResized.connect(self._resized)
+
+    # Ranges
+
+    def set_x_range(self, start_s: float, end_s: float, ticks: Sequence[float]) -> None:
+        """The visible time, in seconds before now."""
+        self._x_range = (start_s, end_s)
+        self.bottom.setTicks([[(tick, ago_text(tick)) for tick in ticks]])
+        self._apply_range()
+
+    def set_scale(self, unit: str, scale: Scale) -> None:
+        """The vertical axis; call after the scale moved."""
+        self._unit, self._scale = unit, scale
+        self._shown_parts = self._parts()
+        values = scale.ticks(self._shown_parts)
+        places = [float(place) for place in scale.place(np.asarray(values, dtype=np.float64))]
+        texts = [axis_text(unit, value) for value in values]
+        metrics = QFontMetrics(self.canvas.font)
+        width = max(metrics.horizontalAdvance(text) for text in [*texts, _USUAL_TICK]) + 8
+        if self.left.width() != width:
+            self.left.setWidth(width)
+        self.left.setTicks([list(zip(places, texts, strict=True))])
+        self._places = places
+        self._apply_range()
+
+    def _apply_range(self) -> None:
+        (start_s, end_s), scale = self._x_range, self._scale
+        self.view.setRange(xRange=(start_s, end_s), yRange=(scale.bottom, scale.top or 1.0), padding=0)
+        self.canvas.set_bounds(QRectF(start_s, scale.bottom, end_s - start_s, (scale.top or 1.0) - scale.bottom),
+                               self._places)
+
+    def time_parts(self) -> int:
+        """Into how many parts the labels of the horizontal axis may cut it without touching each other."""
+        return max(1, int(self.view.width() / (1.6 * QFontMetrics(self.canvas.font).horizontalAdvance(_USUAL_TIME))))
+
+    def columns(self) -> int:
+        """Pixels across the plot."""
+        return max(1, int(self.view.width()))
+
+    def restyle(self) -> None:
+        """Fonts or colours changed."""
+        c, font = colours(), small_font(self.font(), 0.82)
+        self.setBackground(c.window)
+        for axis in (self.left, self.bottom):
+            axis.setStyle(tickFont=font)
+            axis.setPen(c.border)
+            axis.setTickPen(c.border)
+            axis.setTextPen(c.muted)
+        line = QFontMetrics(font).height()
+        self.bottom.setHeight(line + 4)
+        self._grid.setContentsMargins(0, line // 2, _RIGHT_MARGIN, 0)
+        self.canvas.restyle(font)
+        self.set_scale(self._unit, self._scale)
+
+    def _resized(self) -> None:
+        """A taller plot has room for more ticks."""
+        if self._parts() != self._shown_parts:
+            self.set_scale(self._unit, self._scale)
+
+    def _parts(self) -> int:
+        return _TALL_PARTS if self.view.height() >= _TALL_PX else _LOW_PARTS
+
+    # The mouse: pyqtgraph's own scene would look through every item at every move
+
+    def _seconds_at(self, position: QPointF) -> float | None:
+        area = self.view.sceneBoundingRect()
+        if not area.contains(position):
+            return None
+        start_s, end_s = self._x_range
+        return float(start_s + (position.x() - area.left()) / area.width() * (end_s - start_s))
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Point at a moment, or drag the picture."""
+        if self._grip is not None and event.buttons() & Qt.MouseButton.LeftButton:
+            moved = event.position().toPoint().x() - self._grip.x()
+            self._grip = event.position().toPoint()
+            self.dragged.emit(moved / self.columns() * (self._x_range[1] - self._x_range[0]))
+        self.hovered.emit(self._seconds_at(event.position()))
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Take hold of the picture."""
+        if event.button() == Qt.MouseButton.LeftButton:
+            self._grip = event.position().toPoint()
+        event.ignore()  # so that the chart takes the focus
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Let go."""
+        self._grip = None
+
+    def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
+        """Back to the chosen window of time."""
+        self.reset.emit()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """With Ctrl the window of time grows and shrinks; without, the wheel scrolls what is around."""
+        if event.modifiers() & Qt.KeyboardModifier.ControlModifier and event.angleDelta().y():
+            self.zoomed.emit(0.8 if event.angleDelta().y() > 0 else 1.25)
+            event.accept()
+        else:
+            event.ignore()
+
+    def leaveEvent(self, event: object) -> None:
+        """Nobody points any more."""
+        self.hovered.emit(None)
+
+    def keyPressEvent(self, event: object) -> None:
+        """Keys belong to the chart."""
+        event.ignore()  # type: ignore[attr-defined]
+

@@ -1,0 +1,113 @@
+"""Sliders, number boxes and choice boxes as the panel wants them: quiet, themed, and deaf to a wheel that is on its way
+down the panel."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QLocale, QPointF, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QWheelEvent
+from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QSlider
+
+from gui.theme import colours, theme
+
+
+class Slider(QSlider):
+    """A thin horizontal groove; the part up to the handle in the accent colour."""
+
+    def __init__(self) -> None:
+        super().__init__(Qt.Orientation.Horizontal)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setMinimumWidth(60)
+        theme().changed.connect(self.restyle)
+        self.restyle()
+
+    def restyle(self) -> None:
+        """Take the theme's colours and size."""
+        c, side = colours(), max(14, round(self.fontMetrics().height() * 0.85) // 2 * 2)
+        self.setFixedHeight(side + 6)
+        self.setStyleSheet(f"""
+            QSlider::groove:horizontal {{ height: 4px; border-radius: 2px; background: {c.border}; }}
+            QSlider::sub-page:horizontal {{ height: 4px; border-radius: 2px; background: {c.accent}; }}
+            QSlider::handle:horizontal {{ width: {side - 4}px; height: {side - 4}px; margin: -{(side - 4) // 2}px 0;
+                border: 2px solid {c.accent}; border-radius: {side // 2}px; background: {c.surface}; }}
+            QSlider::handle:horizontal:focus {{ background: {c.accent}; border-color: {c.text}; }}""")
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Turn only with focus; otherwise the panel scrolls."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
+class NumberBox(QDoubleSpinBox):
+    """A number without needless zeros or arrows: slider, arrow keys and typing are enough."""
+
+    def __init__(self, decimals: int, suffix: str) -> None:
+        super().__init__()
+        self.setDecimals(decimals)
+        self.setSuffix(suffix)
+        # Under a style sheet ButtonSymbols.NoButtons leaves the field one pixel wide (Qt 6.11): shrink the buttons.
+        self.setStyleSheet(", ".join(f"QDoubleSpinBox::{part}" for part in (
+            "up-button", "down-button", "up-arrow", "down-arrow"))
+            + " { width: 0; height: 0; border: none; image: none; }")
+        self.setKeyboardTracking(False)  # a half-typed number is nobody's wish
+        self.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.setLocale(QLocale.c())
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        # The theme's frame for text fields is meant for the box, not for the field inside it.
+        self.lineEdit().setStyleSheet("border: none; padding: 0; background: transparent;")
+        self.lineEdit().setTextMargins(8, 0, 8, 0)
+        theme().changed.connect(self.updateGeometry)
+
+    def textFromValue(self, value: float) -> str:
+        """50, not 50.0."""
+        text = f"{value:.{self.decimals()}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
+    def sizeHint(self) -> QSize:
+        """Room for the widest number."""
+        longest = max((self.textFromValue(v) for v in (self.minimum(), self.maximum())), key=len)
+        if self.decimals():
+            longest += ".5"
+        return QSize(self.fontMetrics().horizontalAdvance(longest + self.suffix()) + 28, super().sizeHint().height())
+
+    def minimumSizeHint(self) -> QSize:
+        """The same: a number is never cut."""
+        return self.sizeHint()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Turn only with focus; otherwise the panel scrolls."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
+class ChoiceBox(QComboBox):
+    """A choice box with an arrow, which may be narrower than its longest choice."""
+
+    def __init__(self, letters: int = 6) -> None:
+        super().__init__()
+        self.setMinimumContentsLength(letters)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setStyleSheet("QComboBox::down-arrow { image: none; }")
+        theme().changed.connect(self.update)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The theme's box, and the arrow that says it opens."""
+        super().paintEvent(event)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        colour = colours().muted if self.isEnabled() else colours().border
+        painter.setPen(QPen(QColor(colour), 1.6, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap,
+                            Qt.PenJoinStyle.RoundJoin))
+        middle = QRectF(self.width() - 20, 0, 10, self.height()).center()
+        painter.drawPolyline([middle + QPointF(-4, -2), middle + QPointF(0, 2), middle + QPointF(4, -2)])
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Turn only with focus; otherwise the panel scrolls."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()

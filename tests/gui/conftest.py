@@ -1,0 +1,47 @@
+"""What tests of the window share: the theme, and the whole application over a tiny model."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtWidgets import QApplication
+
+from gui.app import Application
+
+WAIT_MS = 30_000
+
+
+@pytest.fixture
+def application(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> Iterator[Application]:
+    """The application, started, over a tiny random model; stopped after the test."""
+    app = start_application(qapp, tmp_path, llama_folder)
+    yield app
+    app.stop()
+    app.window.deleteLater()
+    app.deleteLater()
+    qapp.processEvents()
+    gc.collect()
+
+
+def start_application(qapp: QApplication, data: Path, model: Path, **settings: str | int) -> Application:
+    """Start the application with its data in `data`."""
+    app = Application(qapp, data)
+    app.settings.set("model", str(model))
+    app.settings.set("sampling/max_tokens", 40)
+    for key, value in settings.items():
+        app.settings.set(key.replace("__", "/"), value)
+    app.start()
+    return app
+
+
+def until(qapp: QApplication, condition: Callable[[], object], what: str = "the condition") -> None:
+    """Run the event loop until the condition holds."""
+    end_s = time.monotonic() + WAIT_MS / 1000
+    while not condition():
+        assert time.monotonic() < end_s, f"waited in vain for {what}"
+        qapp.processEvents()
+        time.sleep(0.002)  # give the engine thread the processor: this loop has nothing to show
