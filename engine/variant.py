@@ -129,7 +129,6 @@ def _assemble(draft: Draft) -> Generator[tuple[int, int], None, Decoder]:
         assert isinstance(embedding, nn.Parameter)
         _put(modules, "head", tied_kernel(embedding, draft.autocast, device))
     yield total, total
-    decoder.rope_tables(torch.empty(0, dtype=target, device=device.torch_name))
     return decoder.eval()
 
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.kernels.linear import Half16Linear, Int8DynamicLinear, LinearKernel, PackedLinear, PlainLinear
+from engine.kernels.packing import fbgemm_bytes
 from engine.models.devices import DeviceFacts, torch_dtype
 
 # Below this size the packed fp32 kernel's call costs more than its faster reading saves (measured, docs/design.md).
 _PACK_FP32_FROM_BYTES = 4 << 20
-# FBGEMM's cache blocks for int8, (columns, rows), by PyTorch's name of the instruction set.
-_FBGEMM_BLOCKS = {"AVX512": (512, 48), "AVX2": (512, 8)}
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ def choose_kernel(weights: Weights, dtype: str, quantization: str, autocast: str
 
 def _layer(weights: Weights, dtype: str, quantization: str, autocast: str | None, device: DeviceFacts) -> LinearKernel:
     if quantization == "int8-dynamic":
-        blocks = _FBGEMM_BLOCKS.get(device.instruction_set, (512, 8))
+        nbytes = fbgemm_bytes((weights.weight.shape[0], weights.weight.shape[1]), device)
         # Without VNNI, pairs of 8-bit products overflow 16 bits unless the activations keep to 7.
-        return Int8DynamicLinear(weights.weight, weights.bias, reduce_range=not device.vnni, blocking=blocks)
+        return Int8DynamicLinear(weights.weight, weights.bias, reduce_range=not device.vnni, nbytes=nbytes)
     target = torch_dtype(dtype)
     weight = weights.weight.to(device.torch_name, target)
     bias = weights.bias.to(device.torch_name, target) if weights.bias is not None else None

@@ -112,20 +112,19 @@ class Half16Linear(LinearKernel):
 class Int8DynamicLinear(LinearKernel):
     """int8 codes, one scale per row; activations quantized per call (torch.ops.quantized.linear_dynamic, FBGEMM).
 
-    scale = max|row| / 127, code = round(w / scale). `blocking` is FBGEMM's padding of (columns, rows) for this
-    processor: the packed matrix is that much larger than its codes.
+    scale = max|row| / 127, code = round(w / scale). nbytes: what the packed weight takes (see packing.fbgemm_bytes).
     """
 
     kernel = "FBGEMM int8, dynamic activations"
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, reduce_range: bool, blocking: tuple[int, int]) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, reduce_range: bool, nbytes: int) -> None:
         super().__init__(weight, "int8")
         scale = (weight.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
         zero = torch.zeros(weight.shape[0], dtype=torch.long)
         codes = torch.quantize_per_channel(weight.contiguous(), scale, zero, 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(codes, bias)
         self._reduce_range = reduce_range
-        self._bytes = fbgemm_bytes(self.shape, blocking) + (bias.nbytes if bias is not None else 0)
+        self._bytes = nbytes + (bias.nbytes if bias is not None else 0)
         self._run = torch.ops.quantized.linear_dynamic
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,12 +137,3 @@ class Int8DynamicLinear(LinearKernel):
 
     def dense(self) -> Tensor:
         return torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()  # type: ignore[no-any-return]
-
-
-def fbgemm_bytes(shape: tuple[int, int], blocking: tuple[int, int]) -> int:
-    """Bytes FBGEMM allocates for an int8 (N, K) weight: codes padded to its blocks, and per row a column sum, a
-    scale and a zero point of 4 bytes each."""
-    rows, columns = shape
-    block_columns, block_rows = blocking
-    padded = -(-columns // block_columns) * block_columns * (-(-rows // block_rows) * block_rows)
-    return padded + 12 * rows

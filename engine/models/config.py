@@ -231,6 +231,9 @@ def _from_llama(raw: dict[str, Any], kind: str) -> ModelConfig:
 def _rope(raw: dict[str, Any]) -> tuple[float, RopeScaling]:
     """Rotary base and scaling, from either spelling (`rope_parameters`, or `rope_theta` with `rope_scaling`)."""
     block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if float(raw.get("partial_rotary_factor") or block.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise DynoError("This model rotates only a part of each head, which this version cannot run.",
+                        "Use a model without partial_rotary_factor.")
     theta = float(block.get("rope_theta") or raw.get("rope_theta") or 10000.0)
     kind = str(block.get("rope_type") or block.get("type") or "default")
     if kind not in ("default", "linear", "llama3"):

@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         if self.positions is not None:
             x = x + self.positions.weight[start:start + tokens]
         else:
-            cos, sin = self.rope_tables(x)
+            cos, sin = self.rope_tables(x, start + tokens)
             rope = cos[start:start + tokens], sin[start:start + tokens]
         mask = self._mask(start, tokens, ids.device)
         for layer, block in enumerate(self.blocks):
@@ -213,18 +213,24 @@ class Decoder(nn.Module):
         visible = columns <= rows
         return visible & (columns > rows - window) if window else visible
 
-    def rope_tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines (C, 1, d) for every position, in the dtype and on the device of `like`."""
-        if self._rope is None or self._rope[0].dtype != like.dtype or self._rope[0].device != like.device:
-            angles = rope_angles(self.config)  # (C, d/2)
+    def rope_tables(self, like: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines (C, 1, d) for at least `positions` positions, like `like`; grown by doubling, so
+        that a model with a very long context pays for what it uses."""
+        known = self._rope
+        if known is None or known[0].dtype != like.dtype or known[0].device != like.device or (
+                known[0].shape[0] < positions):
+            length = min(self.config.context, max(1024, 1 << (positions - 1).bit_length()))
+            angles = rope_angles(self.config, length)  # (C, d/2)
             cos = torch.cat((angles.cos(), angles.cos()), dim=-1)[:, None]
             sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)[:, None]
             self._rope = cos.to(like.device, like.dtype), sin.to(like.device, like.dtype)
-        return self._rope
+            known = self._rope
+        assert known is not None
+        return known
 
 
-def rope_angles(config: ModelConfig) -> Tensor:
-    """Angle of every position and frequency, (C, d/2) fp32.
+def rope_angles(config: ModelConfig, length: int) -> Tensor:
+    """Angle of the first `length` positions at every frequency, (length, d/2) fp32.
 
     "llama3" stretches long wavelengths by `factor`, keeps short ones and blends between (Meta's Llama 3.1 code).
     """
@@ -238,4 +244,4 @@ def rope_angles(config: ModelConfig) -> Tensor:
         ratio = scaling.original_context / wavelength
         blend = ((ratio - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
         freq = (1 - blend) * freq / scaling.factor + blend * freq
-    return torch.outer(torch.arange(config.context, dtype=torch.float32), freq)
+    return torch.outer(torch.arange(length, dtype=torch.float32), freq)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.kernels.packing import fbgemm_bytes
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 
@@ -86,8 +87,10 @@ class Draft:
         return _edited(self.masters[f"{name}.bias"].to(torch.float32), layer.bias_edits)
 
     def layer_bytes(self, layer: LayerDraft) -> int:
-        """Bytes of the slot's weight as the draft stands; a quantized one counts its codes, before any padding."""
-        return layer.numel * (1 if layer.quantization else _ITEM_BYTES[self.dtype])
+        """Bytes of the slot's weight as the draft stands, padding of packed codes included."""
+        if layer.quantization:
+            return fbgemm_bytes(layer.shape, self.device)
+        return layer.numel * _ITEM_BYTES[self.dtype]
 
     def total_bytes(self) -> int:
         """Bytes of the whole model as the draft stands, embeddings and norms included."""

@@ -53,7 +53,10 @@ class Int8Dynamic(Technique):
             layer.quantization = "int8-dynamic"
             layer.tied = False
         after = sum(draft.layer_bytes(layer) for layer in layers)
-        return Effect(len(layers), before, after, f"{len(layers)} layers hold int8 codes, one scale per row.")
+        codes = sum(layer.numel for layer in layers)
+        padding = f" Packing pads them to {after / codes:.1f} times their size." if after > 1.1 * codes else ""
+        return Effect(len(layers), before, after,
+                      f"{len(layers)} layers hold int8 codes, one scale per row.{padding}")
 
 
 TECHNIQUE = Int8Dynamic()

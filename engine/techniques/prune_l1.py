@@ -7,6 +7,7 @@ weights' bit patterns (non-negative floats sort like their bits), without sortin
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,7 +49,7 @@ class PruneL1(Technique):
         count = round(options.amount * total)
         if not layers or not count:
             return Effect(0, 0, 0, "Nothing to prune at this amount.", engaged=False)
-        bits, ties = threshold([draft.weight(layer.name) for layer in layers], count)
+        bits, ties = threshold(lambda: (draft.weight(layer.name) for layer in layers), count)
         size = sum(draft.layer_bytes(layer) for layer in layers)
         for layer, allowed in zip(layers, ties, strict=True):
             layer.weight_edits.append(_zeroing(bits, allowed))
@@ -57,10 +58,11 @@ class PruneL1(Technique):
                       "faster.")
 
 
-def threshold(weights: list[Tensor], count: int) -> tuple[int, list[int]]:
+def threshold(weights: Callable[[], Iterator[Tensor]], count: int) -> tuple[int, list[int]]:
     """The bit pattern of the count-th smallest absolute value, and per tensor how many equal to it are pruned.
 
     Everything strictly below the pattern is pruned; of those equal to it, the first ones in order, until `count`.
+    `weights()` gives the tensors anew for each pass, one at a time, so that they are never all in memory.
     """
     import torch
 
@@ -68,18 +70,18 @@ def threshold(weights: list[Tensor], count: int) -> tuple[int, list[int]]:
         return weight.abs().contiguous().view(torch.int32).reshape(-1)
 
     high = torch.zeros(1 << 16, dtype=torch.int64)
-    for weight in weights:
+    for weight in weights():
         high += torch.bincount(keys(weight) >> 16, minlength=1 << 16)
     bucket, below = _bucket(high, count)
     low = torch.zeros(1 << 16, dtype=torch.int64)
-    for weight in weights:
+    for weight in weights():
         key = keys(weight)
         low += torch.bincount(key[(key >> 16) == bucket] & 0xFFFF, minlength=1 << 16)
     fine, below_fine = _bucket(low, count - below)
     bits = (bucket << 16) | fine
     remaining = count - below - below_fine
     ties: list[int] = []
-    for weight in weights:
+    for weight in weights():
         take = min(remaining, int((keys(weight) == bits).sum()))
         ties.append(take)
         remaining -= take

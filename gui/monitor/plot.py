@@ -40,7 +40,8 @@ _USUAL_TICK = "500 MB"
 class Drawing:
     """What the canvas draws, in its own coordinates (seconds before now; the scale's place).
 
-    lines: (series number, path). dots: what no line reaches, and points: measurements (series number, x, y). markers: (x, label). message: said in the middle.
+    lines: (series number, path). dots: what no line reaches, and points: measurements, both (series number, x, y).
+    markers: (x, label). message: said in the middle.
     """
 
     lines: list[tuple[int, QPainterPath]] = field(default_factory=list)

@@ -3,8 +3,8 @@ down the panel."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import QLocale, QPointF, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen, QWheelEvent
+from PySide6.QtCore import QLocale, QSize, Qt
+from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QSlider
 
 from gui.theme import colours, theme
@@ -84,26 +84,13 @@ class NumberBox(QDoubleSpinBox):
 
 
 class ChoiceBox(QComboBox):
-    """A choice box with an arrow, which may be narrower than its longest choice."""
+    """A choice box that may be narrower than its longest choice."""
 
     def __init__(self, letters: int = 6) -> None:
         super().__init__()
         self.setMinimumContentsLength(letters)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setStyleSheet("QComboBox::down-arrow { image: none; }")
-        theme().changed.connect(self.update)
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """The theme's box, and the arrow that says it opens."""
-        super().paintEvent(event)
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        colour = colours().muted if self.isEnabled() else colours().border
-        painter.setPen(QPen(QColor(colour), 1.6, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap,
-                            Qt.PenJoinStyle.RoundJoin))
-        middle = QRectF(self.width() - 20, 0, 10, self.height()).center()
-        painter.drawPolyline([middle + QPointF(-4, -2), middle + QPointF(0, 2), middle + QPointF(4, -2)])
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Turn only with focus; otherwise the panel scrolls."""

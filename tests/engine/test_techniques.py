@@ -82,7 +82,7 @@ def test_l1_leaves_embedding_head_biases_and_norms_alone(model_folder: Path) -> 
 def test_l1_counts_ties_exactly_and_takes_the_first_of_them() -> None:
     weights = [torch.tensor([[1.0, -1.0, 2.0], [1.0, 0.5, -1.0]]), torch.tensor([[-1.0, 1.0], [3.0, 0.0]])]
     for count in range(1, 11):
-        bits, ties = threshold(weights, count)
+        bits, ties = threshold(lambda: iter(weights), count)
         value = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
         below = sum(int((w.abs() < value).sum()) for w in weights)
         assert below + sum(ties) == count
