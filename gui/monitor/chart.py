@@ -24,9 +24,10 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from engine.monitor import SeriesInfo
 from engine.monitor.ring import FloatArray
+from gui.monitor.canvas import Drawing
 from gui.monitor.frame import NO_POINTS, Frame, Window
 from gui.monitor.header import Entry, Header
-from gui.monitor.plot import Drawing, Plot
+from gui.monitor.plot import Plot
 from gui.monitor.polyline import Scale, lone_points, thinned, value_at
 from gui.monitor.views import ChartSpec, View, cards_of, is_points, is_switch, said, views_of
 from gui.monitor.words import brief_label, long_label, short_label, translated, value_text, widest_value

@@ -47,6 +47,26 @@ class Entry:
     symbol: str = "line"
 
 
+class _Heading(QToolButton):
+    """A heading that opens a menu. Painted by hand: style sheets would give it a button's font and padding."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The text at the left edge; a line below it for the keyboard's focus."""
+        painter, c = QPainter(self), colours()
+        painter.setFont(_heading_font(self.parentWidget()))
+        painter.setPen(QColor(c.text if self.underMouse() else c.muted))
+        text = painter.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideMiddle, self.width())
+        painter.drawText(0, painter.fontMetrics().ascent() + 1, text)
+        if self.hasFocus():
+            painter.fillRect(0, self.height() - 2, self.width(), 2, QColor(c.accent))
+
+
+def _heading_font(font_of: QWidget | None) -> QFont:
+    font = small_font(font_of.font() if font_of is not None else QFont())
+    font.setWeight(QFont.Weight.DemiBold)
+    return font
+
+
 class Header(QWidget):
     """The title, a button to choose what the chart shows (where there is a choice), and the legend, wrapped."""
 
@@ -66,7 +86,7 @@ class Header(QWidget):
         self._boxes: list[QRect] = []
         self._base: QPixmap | None = None
         self._font = QFont()
-        self._choose = QToolButton(self)
+        self._choose = _Heading(self)
         self._choose.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self._choose.setMenu(QMenu(self._choose))
         self._choose.hide()
@@ -109,11 +129,6 @@ class Header(QWidget):
 
     def restyle(self) -> None:
         """Fonts and colours changed."""
-        c = colours()
-        self._choose.setFont(self._fonts()[1])
-        self._choose.setStyleSheet(
-            f"QToolButton {{ padding: 0px; border: 1px solid transparent; margin-left: -1px; color: {c.muted}; }}"
-            f"QToolButton:hover {{ color: {c.text}; }} QToolButton:focus {{ border-color: {c.accent}; }}")
         self._arrange()
 
     # Where it says it
@@ -191,10 +206,7 @@ class Header(QWidget):
             self._arrange()
 
     def _fonts(self) -> tuple[QFont, QFont]:
-        small = small_font(self.font())
-        bold = QFont(small)
-        bold.setWeight(QFont.Weight.DemiBold)
-        return small, bold
+        return small_font(self.font()), _heading_font(self)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """The values, on a picture of all that stays the same between them."""

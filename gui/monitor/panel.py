@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer
-from PySide6.QtGui import QContextMenuEvent, QHideEvent, QKeyEvent, QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QGridLayout, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtGui import QContextMenuEvent, QHideEvent, QKeyEvent, QShowEvent
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from engine.monitor import Marker, Monitor
 from gui.monitor.chart import Chart
 from gui.monitor.footer import Footer
 from gui.monitor.frame import WINDOWS_S, Frame, Window, take_frame
+from gui.monitor.grid import ChartGrid
 from gui.monitor.menu import MonitorMenu
 from gui.monitor.table import TableDialog
 from gui.monitor.views import CHARTS
@@ -25,9 +26,6 @@ from gui.theme import theme
 
 REFRESH_MS = 500
 _CURSOR_MS = 33
-_EASY_LETTERS, _TIGHT_LETTERS = 23, 14
-"""Widths of a chart in which it reads well, and in which it can still be read, in letters."""
-_CHART_LINES = 8
 _CURSOR_STEPS = 120
 _SAID_MS = 8000
 _STALE_S = 3.0
@@ -53,12 +51,15 @@ class MonitorPanel(QWidget):
         self._pointed: Chart | None = None
         self._watched: QWidget | None = None
         self._table: TableDialog | None = None
-        self._columns = 0
         self.charts = [Chart(spec) for spec in CHARTS]
-        content = QWidget()
-        self.menu = MonitorMenu(monitor, content, self.since_s, self)
+        self.grid = ChartGrid(self.charts)
+        self.menu = MonitorMenu(monitor, self.grid.content, self.since_s, self)
         self.footer = Footer(self.menu)
-        self._lay_out(content)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addWidget(self.grid, 1)
+        column.addWidget(self.footer)
         for chart in self.charts:
             chart.choose_view(settings.get(f"monitor/{chart.spec.key}_view", ""))
             self._connect(chart)
@@ -80,23 +81,6 @@ class MonitorPanel(QWidget):
 
     # Build
 
-    def _lay_out(self, content: QWidget) -> None:
-        self._grid = QGridLayout(content)
-        self._grid.setContentsMargins(4, 2, 4, 0)
-        self._grid.setHorizontalSpacing(10)
-        self._grid.setVerticalSpacing(4)
-        self._scroll = QScrollArea()
-        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self._scroll.setWidgetResizable(True)
-        self._scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._scroll.setWidget(content)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self._scroll, 1)
-        column.addWidget(self.footer)
-
     def _connect(self, chart: Chart) -> None:
         chart.view_chosen.connect(lambda key: self._choose_view(chart, key))
         chart.cursor_walked.connect(lambda steps: self._walk_cursor(chart, steps))
@@ -104,37 +88,6 @@ class MonitorPanel(QWidget):
         chart.plot.dragged.connect(lambda seconds: self._look_at(self.window_shown.moved(seconds)))
         chart.plot.zoomed.connect(lambda factor: self._look_at(self.window_shown.zoomed(factor)))
         chart.plot.reset.connect(self.reset_view)
-        chart.header.lines_changed.connect(self._level_headers)
-
-    def _arrange(self) -> None:
-        """Four in a row; two rows where they are too narrow and there is height; what does not fit scrolls."""
-        columns = self._best_columns()
-        if columns == self._columns:
-            return
-        self._columns = columns
-        for number, chart in enumerate(self.charts):
-            chart.setMinimumHeight(self._least_height() if columns < 4 else 0)
-            self._grid.addWidget(chart, number // columns, number % columns)
-        for column in range(4):
-            self._grid.setColumnStretch(column, 1 if column < columns else 0)
-        self._level_headers()
-
-    def _best_columns(self) -> int:
-        letter, width = self.fontMetrics().averageCharWidth(), self.width()
-        room = self.height() - self.footer.sizeHint().height()
-        tight = 4 if width >= 4 * _TIGHT_LETTERS * letter else 2 if width >= 2 * _TIGHT_LETTERS * letter else 1
-        if width >= 4 * _EASY_LETTERS * letter or room < 2 * self._least_height():
-            return tight
-        return min(2, tight)
-
-    def _least_height(self) -> int:
-        return self.fontMetrics().height() * _CHART_LINES
-
-    def _level_headers(self) -> None:
-        """Headers in one row are equally high."""
-        most = max(chart.header.lines for chart in self.charts) if self._columns == 4 else 1
-        for chart in self.charts:
-            chart.header.set_least_lines(most)
 
     # Refresh
 
@@ -286,7 +239,6 @@ class MonitorPanel(QWidget):
                 self._watched.removeEventFilter(self)
             self._watched = self.window()
             self._watched.installEventFilter(self)
-        self._arrange()
         self.refresh()
         self._run_timer()
 
@@ -301,11 +253,6 @@ class MonitorPanel(QWidget):
             self._run_timer()
         return super().eventFilter(watched, event)
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Wrap the charts."""
-        super().resizeEvent(event)
-        self._arrange()
-
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Space pauses."""
         if event.key() == Qt.Key.Key_Space:
@@ -317,6 +264,5 @@ class MonitorPanel(QWidget):
         for chart in self.charts:
             chart.restyle()
         self.footer.restyle()
-        self._columns = 0
-        self._arrange()
+        self.grid.restyle()
         self._draw()

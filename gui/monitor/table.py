@@ -115,6 +115,18 @@ class SamplesModel(QAbstractTableModel):
         return translated(reason) if reason else long_label(info, self._many_cards)
 
 
+class _Table(QTableView):
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Ctrl+C copies the selected cells; Qt would copy one."""
+        if event.matches(QKeySequence.StandardKey.Copy):
+            rows: dict[int, list[str]] = {}
+            for index in sorted(self.selectedIndexes(), key=lambda index: (index.row(), index.column())):
+                rows.setdefault(index.row(), []).append(str(index.data()))
+            QGuiApplication.clipboard().setText("\n".join("\t".join(cells) for cells in rows.values()))
+        else:
+            super().keyPressEvent(event)
+
+
 class TableDialog(QDialog):
     """The table in a window of its own; the charts stay usable beside it."""
 
@@ -123,7 +135,7 @@ class TableDialog(QDialog):
         self.setWindowTitle(self.tr("Monitor as a table"))
         self.setModal(False)
         self.model = SamplesModel(self)
-        self.view = QTableView()
+        self.view = _Table()
         self.view.setModel(self.model)
         self.view.setAccessibleName(self.tr("Samples of the monitor, the newest first"))
         self.view.setFont(small_font(self.font(), 0.95))
@@ -149,13 +161,3 @@ class TableDialog(QDialog):
         for column in range(self.model.columnCount()):
             text = str(self.model.headerData(column, Qt.Orientation.Horizontal))
             self.view.setColumnWidth(column, max(90, metrics.horizontalAdvance(text) + 24))
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Ctrl+C copies the selected cells."""
-        if event.matches(QKeySequence.StandardKey.Copy):
-            rows: dict[int, list[str]] = {}
-            for index in sorted(self.view.selectedIndexes(), key=lambda index: (index.row(), index.column())):
-                rows.setdefault(index.row(), []).append(str(index.data()))
-            QGuiApplication.clipboard().setText("\n".join("\t".join(cells) for cells in rows.values()))
-        else:
-            super().keyPressEvent(event)

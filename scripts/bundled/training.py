@@ -112,7 +112,7 @@ def optimizers(decoder: Decoder, phase: Phase) -> list[torch.optim.Optimizer]:
 
 def loss_function(decoder: Decoder, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """Mean cross-entropy of a batch in nats per marked token, computed under bf16 autocast."""
-    decoder.rope_tables(torch.zeros(1))  # filled outside, so that a compiled graph reads a constant
+    decoder.rope_tables(torch.zeros(1), decoder.config.context)  # outside: a compiled graph reads a constant
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
 
 from gui.app import Application
@@ -23,7 +24,7 @@ def application(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> Itera
     app.stop()
     app.window.deleteLater()
     app.deleteLater()
-    qapp.processEvents()
+    qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)  # a window left alive would restyle with the next
     gc.collect()
 
 

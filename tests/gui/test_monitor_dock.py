@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QEvent, QPointF, Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
+from PySide6.QtGui import QContextMenuEvent, QGuiApplication, QWheelEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
@@ -383,7 +383,7 @@ def test_the_table_shows_the_samples_newest_first_and_goes_on(bench: Bench) -> N
     assert model.index(0, column).data() == "–"
     assert model.index(0, len(headers) - 1).data() == "int8 on"
     dialog.view.selectRow(3)
-    QTest.keyClick(dialog, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
+    QTest.keyClick(dialog.view, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     assert "6.20\u00a0GB" in QGuiApplication.clipboard().text()
 
 
@@ -413,9 +413,9 @@ def test_the_theme_recolours_lines_and_keeps_the_drawing(bench: Bench) -> None:
 @pytest.mark.parametrize(("letters", "lines", "columns"), [(120, 12, 4), (70, 30, 2), (70, 12, 4), (20, 30, 1)])
 def test_charts_wrap_where_a_row_is_too_narrow(bench: Bench, letters: int, lines: int, columns: int) -> None:
     metrics = bench.panel.fontMetrics()
-    bench.panel.resize(letters * metrics.averageCharWidth(), lines * metrics.height())
-    bench.panel._arrange()
-    assert bench.panel._columns == columns
+    bench.panel.grid.resize(letters * metrics.averageCharWidth(), lines * metrics.height())
+    bench.panel.grid._arrange()
+    assert bench.panel.grid.columns == columns
 
 
 def test_a_refresh_without_a_new_sample_draws_nothing(bench: Bench) -> None:
@@ -445,6 +445,31 @@ def test_a_hover_points_at_the_moment_below_the_mouse(bench: Bench) -> None:
     area = plot.view.sceneBoundingRect()
     assert plot._seconds_at(QPointF(area.center())) == pytest.approx(-30.0, abs=0.5)
     assert plot._seconds_at(QPointF(1, 1)) is None
+
+
+def test_the_mouse_on_a_plot_points_focuses_zooms_resets_and_opens_the_menu(bench: Bench) -> None:
+    bench.show()
+    bench.window.activateWindow()
+    bench.tick(100)
+    chart = bench.chart("throughput")
+    viewport = chart.plot.viewport()
+    centre = viewport.rect().center()
+    QTest.mouseMove(viewport, centre)
+    bench.panel._move_cursor()
+    assert bench.chart("memory").plot.canvas.drawing.cursor_x == pytest.approx(-35.0, abs=15.0)
+    QTest.mouseClick(viewport, Qt.MouseButton.LeftButton, pos=centre)
+    assert chart.hasFocus()
+    wheel = QWheelEvent(QPointF(centre), viewport.mapToGlobal(QPointF(centre)), QPoint(), QPoint(0, 120),
+                        Qt.MouseButton.NoButton, Qt.KeyboardModifier.ControlModifier,
+                        Qt.ScrollPhase.NoScrollPhase, False)
+    QApplication.sendEvent(viewport, wheel)
+    assert bench.panel.window_shown.length_s == pytest.approx(48.0)
+    QTest.mouseDClick(viewport, Qt.MouseButton.LeftButton, pos=centre)
+    assert bench.panel.window_shown == Window(60.0)
+    QApplication.sendEvent(viewport, QContextMenuEvent(
+        QContextMenuEvent.Reason.Mouse, centre, viewport.mapToGlobal(centre)))
+    assert bench.panel.menu.isVisible()
+    bench.panel.menu.close()
 
 
 def test_thinning_keeps_extremes_and_gaps() -> None:

@@ -224,7 +224,7 @@ def test_a_switch_applies_and_the_report_says_what_engaged(bench: Bench, llama_f
     assert bench.panel.recipe == INT8
     bench.settle()
     active = bench.panel.report_view.report
-    assert active is not None and active.recipe == INT8
+    assert active is not None and active.recipe == INT8, bench.panel.problem.text
     assert "int8 dynamic: engaged" in bench.panel.report_view.text
     assert active.kernels[0][0] in bench.panel.report_view.text
     bench.switch("int8-dynamic").click()
