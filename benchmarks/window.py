@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/window.py [--model DIR] [--pairs 12] [--starts 5] [--json FILE]
 
 Start-up times real processes, from their start to the first exposed frame and to the first reply token shown. The rest
-runs two child processes in turn on the same prompts and seeds, the one not measured being stopped: `headless` drives the
+runs two child processes in turn on the same prompts and seeds (the model's end-of-text token taken away, so that every
+reply has the same length), the one not measured being stopped: `headless` drives the
 engine thread alone, `window` the whole application with its monitor and token probabilities. A stall is how much later
 than due a 5 ms timer of the window's thread fires while a reply streams.
 Works offscreen; set DISPLAY and QT_QPA_PLATFORM=xcb to measure on a real or virtual screen.
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -67,8 +69,19 @@ def _child_start(options: argparse.Namespace) -> dict[str, float]:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+def _endless(folder: Path, target: Path) -> str:
+    """A copy of the model without an end-of-text token."""
+    shutil.copytree(folder, target)
+    for name in ("config.json", "generation_config.json"):
+        if (target / name).is_file():
+            raw = json.loads((target / name).read_text(encoding="utf-8"))
+            (target / name).write_text(json.dumps(raw | {"eos_token_id": None}), encoding="utf-8")
+    return str(target)
+
+
 def _pairs(options: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as data:
+        options.model = _endless(Path(_folder(options)), Path(data) / "model")
         children = {role: subprocess.Popen(
             [sys.executable, __file__, "--role", role, "--model", options.model, "--recipe", options.recipe],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"GPT_DYNO_DATA": data})
@@ -143,21 +156,21 @@ def _headless(options: argparse.Namespace) -> int:
     worker = Worker(outbox, probe=False)
     worker.start()
 
-    def wait(kind: type) -> object:
-        while True:
-            for event in outbox.drain(timeout_s=None):
-                if isinstance(event, kind):
-                    return event
+    def finished() -> list[object]:
+        """Everything up to the end of the job."""
+        events: list[object] = []
+        while not events or not isinstance(events[-1], Finished):
+            events += outbox.drain(timeout_s=None)
+        return events
 
     worker.submit(LoadModel(worker.next_id(), _folder(options), parse_recipe(options.recipe)))
-    suggested = wait(ModelLoaded).model.sampling
-    wait(Finished)
+    suggested = next(e for e in finished() if isinstance(e, ModelLoaded)).model.sampling
     print("ready", flush=True)
     for line in sys.stdin:
         sampling = Sampling(suggested.temperature, suggested.top_k, suggested.top_p, suggested.min_p,
                             suggested.repetition_penalty, TOKENS, int(line))
         worker.submit(Generate(worker.next_id(), messages=(ChatMessage("user", PROMPT),), sampling=sampling))
-        stats = wait(Finished).result
+        stats = finished()[-1].result
         print(json.dumps({"tokens": stats.output_tokens, "tokens_per_s": stats.tokens_per_s}), flush=True)
     worker.stop()
     return 0

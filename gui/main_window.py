@@ -36,6 +36,7 @@ from engine.messages import (
     RecipeApplied,
     RecipeFailed,
     SetThreads,
+    Tokens,
 )
 from engine.paths import bundled_model
 from gui.context import AppContext, Dock, find_docks, find_pages
@@ -59,6 +60,7 @@ class MainWindow(QMainWindow):
         self._context = context
         self._model: ModelInfo | None = None
         self._recipe = ""
+        self._process = psutil.Process()
         self._job: tuple[int, str, float] | None = None  # id, kind, started_s of the job shown in the status line
         self._loading_id = 0
         self.setWindowTitle(self.tr("GPT Dyno"))
@@ -271,7 +273,8 @@ class MainWindow(QMainWindow):
             self._show_job(None)
             if isinstance(event, Failed) and event.job_id == self._loading_id:
                 self.notice.show_problem(event.summary, event.hint, event.details)
-        self._refresh_status()
+        if not isinstance(event, Tokens):  # they come thirty times a second; the timer is enough for their speed
+            self._refresh_status()
 
     def _show_job(self, job: tuple[int, str, float] | None) -> None:
         self._job = job
@@ -301,7 +304,7 @@ class MainWindow(QMainWindow):
             speed = self._context.monitor.latest("tokens_per_s")
             if speed is not None and speed == speed:
                 parts.append(rate(speed))
-            parts.append(size(psutil.Process().memory_info().rss))
+            parts.append(size(self._process.memory_info().rss))
             text = "  ·  ".join(parts)
         if text != self._status_model.text():
             self._status_model.setText(text)

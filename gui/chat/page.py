@@ -39,7 +39,7 @@ from gui.context import AppContext, Page
 from gui.theme import theme
 from gui.widgets.notice import Notice
 
-_REFRESH_MS = 66
+_REFRESH_MS = 80
 _ALTERNATIVES = 5
 _TITLE_LENGTH = 48
 

@@ -1,0 +1,78 @@
+"""Draws the README's pictures from the running application: `make screenshots`.
+
+Works without a screen. The conversation is real: the bundled model answers with a fixed seed, and recipes are switched
+while it does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+if not os.environ.get("DISPLAY"):
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+from PySide6.QtWidgets import QApplication  # noqa: E402  the platform is chosen above
+
+from engine.messages import ApplyRecipe  # noqa: E402
+from engine.recipe import parse_recipe  # noqa: E402
+from gui.app import Application  # noqa: E402
+from gui.theme import theme  # noqa: E402
+
+PICTURES = ROOT / "docs" / "pictures"
+TURNS = (("Hello! How are you today?", ()), ("Tell me a story about a boat and a storm.", ("bf16",)),
+         ("Tell me a story about a bird.", ("l1-50",)), ("Tell me a short story about a fox.", ("int8", "fp32")),
+         ("Tell me a story about a rabbit.", ("neurons-30",)), ("Tell me a story about the moon.", ("int8",)))
+
+
+def main() -> int:
+    """Drive the window through a conversation and save pictures of it in both themes."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data:
+        app = QApplication(sys.argv)
+        application = Application(app, Path(data))
+        application.settings.set("sampling/seed", "11")
+        theme().set_choice("light")
+        window = application.window
+        window.resize(1360, 860)
+        application.start()
+        chat = window.pages["chat"]
+        until(app, lambda: chat._model is not None)
+        pause(app, 3)
+        for prompt, recipes in TURNS:
+            chat.send(prompt)
+            for number, recipe in enumerate(recipes):
+                until(app, lambda n=number: chat._reply is None or len(chat._reply.view.text) > 70 * (n + 1))
+                application.bridge.submit(ApplyRecipe(parse_recipe(recipe)))
+                pause(app, 0.3)
+            until(app, lambda: chat._reply is None)
+            pause(app, 2.5)
+        for name in ("light", "dark"):
+            theme().set_choice(name)
+            pause(app, 1)
+            window.grab().save(str(PICTURES / f"chat-{name}.png"))
+        application.stop()
+    return 0
+
+
+def until(app: QApplication, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Run the event loop until the condition holds."""
+    end_s = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end_s:
+        app.processEvents()
+        time.sleep(0.005)
+
+
+def pause(app: QApplication, seconds: float) -> None:
+    """Run the event loop for a while."""
+    until(app, lambda: False, seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
