@@ -13,6 +13,7 @@ Works offscreen; set DISPLAY and QT_QPA_PLATFORM=xcb to measure on a real or vir
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -218,7 +219,7 @@ def _window(options: argparse.Namespace) -> int:
         _run_until(app, lambda: chat._reply is None)
         probe.stop()
         stats = next(e.result for e in reversed(found) if type(e).__name__ == "Finished")
-        stalls = [max(0.0, 1e3 * (b - a) - PROBE_MS) for a, b in zip(ticks, ticks[1:], strict=False)]
+        stalls = [max(0.0, 1e3 * (b - a) - PROBE_MS) for a, b in itertools.pairwise(ticks)]
         print(json.dumps({"tokens": stats.output_tokens, "tokens_per_s": stats.tokens_per_s, "stalls_ms": stalls}),
               flush=True)
     application.stop()

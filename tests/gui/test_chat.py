@@ -105,9 +105,9 @@ def test_editing_replaces_a_prompt_only_when_the_new_one_is_sent(chat: ChatPage,
     ask(chat, qapp, "The first wording")
     press(chat.transcript.views()[0], "Edit and send again")
     assert chat.composer.field.toPlainText() == "The first wording"
-    assert [m.text for m in chat._store.messages(chat._conversation.id)][0] == "The first wording"
+    assert next(m.text for m in chat._store.messages(chat._conversation.id)) == "The first wording"
     ask(chat, qapp, "The second wording")
-    assert [m.text for m in chat._store.messages(chat._conversation.id)][0] == "The second wording"
+    assert next(m.text for m in chat._store.messages(chat._conversation.id)) == "The second wording"
     assert len(chat.transcript.views()) == 2
 
 
