@@ -294,6 +294,9 @@ def _for_people(error: Exception) -> tuple[str, str]:
 
 
 def _traceback_text(error: Exception) -> str:
+    """The traceback as text; empty for an error that says all there is to say."""
+    if isinstance(error, DynoError) and error.__cause__ is None:
+        return ""
     return "".join(traceback.format_exception(error))
 
 

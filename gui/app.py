@@ -62,6 +62,7 @@ class Application(QObject):
         gc.disable()
         self._collector.start()
         self.window.show()
+        self.window.load_first_model()  # waits in the queue, before anything the user may send
         QTimer.singleShot(0, self._after_first_paint)
 
     def stop(self) -> None:
@@ -86,7 +87,6 @@ class Application(QObject):
         self.window.fill_docks()
         self.monitor.start()
         self.bridge.start()
-        self.window.load_first_model()
 
     def _housekeeping(self, event: Event) -> None:
         if isinstance(event, ModelLoaded):

@@ -129,6 +129,10 @@ class MainWindow(QMainWindow):
         for dock in find_docks():
             frame = QDockWidget(QCoreApplication.translate("docks", dock.title), self)
             frame.setObjectName(dock.key)
+            title = QLabel(frame.windowTitle())  # Qt's own title keeps its size when fonts grow
+            title.setProperty("heading", True)
+            title.setMargin(6)
+            frame.setTitleBarWidget(title)
             frame.setWidget(QWidget())
             self.addDockWidget(dock.area, frame)
             self._dock_widgets[dock.key] = (dock, frame)

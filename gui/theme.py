@@ -211,6 +211,8 @@ def _stylesheet(c: Colours) -> str:
     QMenu::item {{ padding: 5px 22px; border-radius: 4px; }}
     QMenu::item:selected {{ background: {c.accent_soft}; color: {c.text}; }}
     QMenu::item:disabled {{ color: {c.muted}; }}
+    QMenu::separator {{ height: 1px; background: {c.border}; margin: 4px 8px; }}
+    QAbstractSpinBox QLineEdit {{ border: none; background: transparent; padding: 0; }}
     QMenuBar {{ background: {c.window}; }}
     QMenuBar::item {{ padding: 4px 8px; background: transparent; border-radius: 4px; }}
     QMenuBar::item:selected {{ background: {c.raised}; }}

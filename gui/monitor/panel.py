@@ -76,7 +76,11 @@ class MonitorPanel(QWidget):
         self._cursor_timer.timeout.connect(self._move_cursor)
         self._said_timer = QTimer(self, interval=_SAID_MS, singleShot=True)
         self._said_timer.timeout.connect(self._show_notes)
+        # Once at once, once more when the new fonts have reached every axis: their widths are known only then.
+        self._restyle_timer = QTimer(self, interval=0, singleShot=True)
+        self._restyle_timer.timeout.connect(self._restyle)
         theme().changed.connect(self._restyle)
+        theme().changed.connect(self._restyle_timer.start)
         self._restyle()
 
     # Build

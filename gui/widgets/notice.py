@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from gui.theme import code_font, icon
+from gui.theme import code_font, icon, theme
 
 
 class Notice(QFrame):
@@ -45,14 +45,19 @@ class Notice(QFrame):
         self._timer.timeout.connect(self.clear)
         for button in (self._action, self._fold, self._copy):
             button.setProperty("quiet", True)
-        row = QHBoxLayout()
-        row.addWidget(self._text, 1)
-        for widget in (self._action, self._fold, self._copy, self._close):
-            row.addWidget(widget, 0, Qt.AlignmentFlag.AlignTop)
+        head, actions = QHBoxLayout(), QHBoxLayout()
+        head.addWidget(self._text, 1)
+        head.addWidget(self._close, 0, Qt.AlignmentFlag.AlignTop)
+        for button in (self._action, self._fold, self._copy):
+            actions.addWidget(button)
+        actions.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 8, 8, 8)
-        layout.addLayout(row)
+        layout.setSpacing(2)
+        layout.addLayout(head)
+        layout.addLayout(actions)
         layout.addWidget(self._details)
+        theme().changed.connect(self._restyle)
         self._fold.toggled.connect(self._details.setVisible)
         self._copy.clicked.connect(self._copy_all)
         self._close.clicked.connect(self.clear)
@@ -85,7 +90,6 @@ class Notice(QFrame):
         self.setProperty("card", not problem)
         self.style().unpolish(self)
         self.style().polish(self)
-        self._close.setIcon(icon("close"))
         self._text.setText(text)
         self._text.setAccessibleName(text)
         self._on_action = on_action
@@ -94,10 +98,14 @@ class Notice(QFrame):
         self._copy.setVisible(problem)
         self._fold.setVisible(bool(details))
         self._fold.setChecked(False)
-        self._details.setFont(code_font(self.font()))
+        self._restyle()
         self._details.setPlainText(details)
         self._details.setVisible(False)
         self.show()
+
+    def _restyle(self) -> None:
+        self._close.setIcon(icon("close"))
+        self._details.setFont(code_font(self.font()))
 
     def _act(self) -> None:
         if self._on_action is not None:

@@ -8,7 +8,7 @@ import time
 
 from PySide6.QtWidgets import QApplication
 
-from engine.messages import Tokens
+from engine.messages import Failed, Tokens
 from engine.paths import user_data
 from gui.app import Application
 
@@ -29,6 +29,9 @@ def tell(event: object) -> None:
     if isinstance(event, Tokens):
         received += len(event.text)
         print(f"{time.time() * 1000:.0f} {received}", flush=True)
+    elif isinstance(event, Failed):
+        print(event.summary, file=sys.stderr)
+        app.exit(1)
 
 
 application.bridge.received.connect(tell)
