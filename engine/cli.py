@@ -69,7 +69,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", default=str(bundled_model()), help="model folder (default: bundled)")
     parser.add_argument("--recipe", default="fp32",
                         help='preset, JSON file, or options such as "neurons-30,precision:dtype=bf16" (default: fp32)')
-    parser.add_argument("--prompt", required=True, help="what to answer; a model without a chat template continues it")
+    parser.add_argument("--prompt", required=True,
+                        help="what to answer (- reads standard input); a model without a chat template continues it")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as plain text, without chat template")
     parser.add_argument("--echo", action="store_true", help="print the prompt before the reply")
@@ -103,7 +104,7 @@ def _generate(options: argparse.Namespace) -> int:
             client.worker.submit(SetThreads(options.threads))
         loaded = client.load(options.model, recipe, options.device)
         chat = loaded.model.chat_template and not options.raw
-        prompt = options.prompt
+        prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
         if chat and not prompt.strip():
             raise DynoError("The prompt is empty.", "Write something for the model to answer.")
         messages = (ChatMessage("system", options.system),) if options.system else ()

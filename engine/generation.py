@@ -99,19 +99,22 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
     sampler = Sampler(sampling, ids)
     text = _TextOut(session.tokenizer, ids, stop)
     cached = session.begin(ids, len(ids) + sampling.max_tokens, reuse=sampling.seed is None)
-    logits = yield from _read(session, ids[cached:], cached, len(ids), stopping)
-    nll_sum, first_s, last_s, count, finish = 0.0, 0.0, 0.0, 0, "stopped"
+    logits, switched = yield from _read(session, ids[cached:], cached, len(ids), stopping)
+    cached = 0 if switched else cached
+    nll_sum, first_s, last_s, paused_s, count, finish = 0.0, 0.0, 0.0, 0.0, 0, "stopped"
+    recipes: list[str] = []
     while logits is not None and not stopping():
         choice = sampler.choose(logits, alternatives)
         nll_sum -= choice.logprob
         count += 1
         last_s = time.perf_counter()
         first_s = first_s or last_s
+        if recipes[-1:] != [session.filled_by.label]:
+            recipes.append(session.filled_by.label)
         ended = choice.token_id in session.config.eos_ids
         full = count >= sampling.max_tokens or len(ids) + count >= context
         piece = text.piece(choice.token_id, math.exp(choice.logprob), choice.likeliest, ended, full)
-        assert session.active is not None
-        yield NewToken(piece, -choice.logprob, session.active.recipe.fingerprint)
+        yield NewToken(piece, -choice.logprob, session.filled_by.fingerprint)
         if ended or text.stopped:
             finish = "end" if ended else "stop string"
             break
@@ -119,46 +122,61 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
             finish = "length" if count >= sampling.max_tokens else "context"
             break
         if session.switched:
-            yield from _reread(session)
+            while session.switched and not stopping():
+                yield from _reread(session, stopping)
+            paused_s += time.perf_counter() - last_s  # building and reading again is not decoding
+        if stopping():
+            break
         logits = session.step([choice.token_id])
-    assert session.active is not None
     return GenerationStats(
         prompt_tokens=len(ids), cached_tokens=cached, output_tokens=count, ttft_s=max(0.0, first_s - begun_s),
-        tpot_s=(last_s - first_s) / (count - 1) if count > 1 else 0.0, elapsed_s=time.perf_counter() - begun_s,
-        perplexity=math.exp(min(nll_sum / count, 50.0)) if count else 0.0, seed=sampler.seed, finish=finish,
-        recipe=session.active.recipe.label)
+        tpot_s=(last_s - first_s - paused_s) / (count - 1) if count > 1 else 0.0,
+        elapsed_s=time.perf_counter() - begun_s, perplexity=math.exp(min(nll_sum / count, 50.0)) if count else 0.0,
+        seed=sampler.seed, finish=finish, recipe=" → ".join(recipes) or session.filled_by.label)
 
 
 def _read(session: Session, ids: Sequence[int], done: int, total: int,
-          stopping: Callable[[], bool]) -> Generator[Step, None, torch.Tensor | None]:
-    """Prefill in chunks; logits after the last token, or None when stopped. A switch on the way starts over."""
-    logits = None
+          stopping: Callable[[], bool]) -> Generator[Step, None, tuple[torch.Tensor | None, bool]]:
+    """Prefill in chunks; (logits after the last token, or None when stopped; whether a switch made it start over)."""
+    logits, old, started_s, again = None, "", 0.0, 0
     pending = list(ids)
     while pending:
         if stopping():
-            return None
+            return None, bool(old)
         if session.switched:
-            again = session.restart()
-            pending, done = [*again, *pending], done - len(again)
+            old, started_s = old or session.filled_by.label, started_s or time.perf_counter()
+            known = session.restart()
+            again = len(known)
+            pending, done = [*known, *pending], done - again
         chunk, pending = pending[:_PREFILL_CHUNK], pending[_PREFILL_CHUNK:]
         logits = session.step(chunk)
         done += len(chunk)
         if pending:
             yield PromptRead(done, total)
-    return logits
+        elif old:
+            yield Reread(old, session.filled_by.label, again, time.perf_counter() - started_s)
+            if session.switched:
+                pending = session.restart()
+    return logits, bool(old)
 
 
-def _reread(session: Session) -> Generator[Step, None, None]:
-    """Rebuild the cache for the variant that is now active."""
+def _reread(session: Session, stopping: Callable[[], bool]) -> Generator[Step, None, None]:
+    """Rebuild the cache for the variant that is now active; another switch on the way starts over."""
     started_s = time.perf_counter()
-    old = session.filled_by
+    old = session.filled_by.label
     ids = session.restart()
-    for start in range(0, len(ids), _PREFILL_CHUNK):
-        session.step(ids[start:start + _PREFILL_CHUNK])
-        if start + _PREFILL_CHUNK < len(ids):
-            yield PromptRead(start + _PREFILL_CHUNK, len(ids))
-    assert session.active is not None
-    yield Reread(old, session.active.recipe.label, len(ids), time.perf_counter() - started_s)
+    pending = list(ids)
+    while pending:
+        chunk, pending = pending[:_PREFILL_CHUNK], pending[_PREFILL_CHUNK:]
+        session.step(chunk)
+        if pending:
+            yield PromptRead(len(ids) - len(pending), len(ids))
+            if stopping():
+                return
+            if session.switched:
+                session.restart()
+                pending = list(ids)
+    yield Reread(old, session.filled_by.label, len(ids), time.perf_counter() - started_s)
 
 
 class _TextOut:

@@ -34,6 +34,7 @@ from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
 from engine.perplexity import perplexity
 from engine.recipe import Recipe
+from engine.sampling import check_sampling
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
@@ -54,6 +55,7 @@ class EngineState:
     threads: int | None = None
     build_s: float = 0.0
     cancelled: set[int] = field(default_factory=set)
+    stopping: bool = False
 
     def loaded(self) -> Session:
         """The session, or a DynoError that says there is none."""
@@ -90,6 +92,8 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
         yield from _first_build(session, Recipe(), command.job_id)
     state.session = session
     state.set_threads()
+    if state.monitor is not None:
+        _watch_torch_memory(state.monitor, device)
     assert session.active is not None
     yield ModelLoaded(command.job_id, time.monotonic(), model_info(session, folder, device), session.active.report)
     return None
@@ -119,7 +123,8 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
         if dropped:
             yield TurnsDropped(job_id, time.monotonic(), dropped)
     steps = generate(session, ids, sampling, stop=command.stop, alternatives=command.alternatives,
-                     submitted_s=command.submitted_s or None, stopping=lambda: job_id in state.cancelled)
+                     submitted_s=command.submitted_s or None,
+                     stopping=lambda: state.stopping or job_id in state.cancelled)
     monitor, first = state.monitor, True
     while True:
         try:
@@ -180,8 +185,27 @@ def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> I
 
 
 def _suggested(folder: Path) -> Sampling:
-    """Sampling the checkpoint suggests in generation_config.json, the app's own where it says nothing."""
+    """Sampling the checkpoint suggests in generation_config.json; the app's own where it says nothing usable."""
     path = folder / "generation_config.json"
     raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    return replace(Sampling(), **{n: raw[n] for n in names if isinstance(raw.get(n), (int, float))})
+    sampling = Sampling()
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        value = raw.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                wanted = replace(sampling, **{name: type(getattr(sampling, name))(value)})
+                check_sampling(wanted)
+            except (DynoError, ValueError, OverflowError):
+                continue
+            sampling = wanted
+    return sampling
+
+
+def _watch_torch_memory(monitor: Monitor, device: DeviceFacts) -> None:
+    """Let the monitor read what torch has reserved and allocated on the card that the model is on."""
+    if device.kind != "cuda":
+        monitor.set_torch_memory(None)
+        return
+    name = monitor.device_for_uuid(str(torch.cuda.get_device_properties(device.index).uuid)) or f"gpu{device.index}"
+    monitor.set_torch_memory(lambda: {name: {"reserved": torch.cuda.memory_reserved(device.index),
+                                             "allocated": torch.cuda.memory_allocated(device.index)}})

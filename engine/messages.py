@@ -270,7 +270,7 @@ class ModelLoaded:
 
 @dataclass(frozen=True)
 class Tokens:
-    """New tokens of a reply, all made with one recipe; neighbours merge in the outbox."""
+    """New tokens of a reply, all made with one recipe (its fingerprint); neighbours merge in the outbox."""
 
     job_id: int
     t_s: float

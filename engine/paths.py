@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+from engine.errors import DynoError
+
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 RECIPES = RESOURCES / "recipes"
 PROBE_TEXT = RESOURCES / "evaluation" / "probe.txt"
@@ -21,5 +23,12 @@ def user_data() -> Path:
     """The user's data folder, made when absent. GPT_DYNO_DATA overrides it (a second profile, tests)."""
     override = os.environ.get("GPT_DYNO_DATA")
     folder = Path(override) if override else Path(platformdirs.user_data_dir("gpt-dyno", appauthor=False))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        raise DynoError(f"The data folder {folder} cannot be written.",
+                        "Make it writable, or choose another one with GPT_DYNO_DATA.")
     return folder

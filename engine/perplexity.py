@@ -68,5 +68,5 @@ def _chunk_nll(variant: Variant, part: list[int], done: int,
         if begin < last:
             targets = ids[0, begin + 1:last + 1]
             rows = logits[begin - start:last - start]
-            losses.append(torch.nn.functional.cross_entropy(rows, targets, reduction="none").double().cpu())
+            losses.append(torch.nn.functional.cross_entropy(rows, targets, reduction="none").cpu().double())
     return torch.cat(losses)

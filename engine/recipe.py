@@ -7,6 +7,7 @@ and log lines. It knows options, never tensors.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -54,13 +55,13 @@ class Recipe:
         """This recipe with one technique switched off."""
         return Recipe(tuple(o for o in self.options if o.key != key))
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """A few words for status lines and charts."""
         parts = [_technique(o.key).short(o) for o in self.options]
         return " + ".join(parts) or "fp32"
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Ten hex digits that are the same wherever the recipe is."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

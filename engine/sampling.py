@@ -6,6 +6,7 @@ al. 2019 (CTRL); min-p, Nguyen et al. 2024.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Sampler:
     """Draws tokens repeatably: the same seed, logits and history give the same choices."""
 
     def __init__(self, sampling: Sampling, history: Iterable[int] = ()) -> None:
-        _check(sampling)
+        check_sampling(sampling)
         self._sampling = sampling
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(1 << 31)
         self._generator = torch.Generator().manual_seed(self.seed)
@@ -44,11 +45,15 @@ class Sampler:
         logprobs = logits.log_softmax(dim=-1)  # (V,)
         token = self._draw(logits)
         self._seen.add(token)
+        logprob = float(logprobs[token])
+        if not math.isfinite(logprob):
+            raise DynoError("The model's output is no longer a number: its arithmetic has overflowed.",
+                            "Switch Precision to bf16 or fp32; fp16 ends at 65,504.")
         likeliest: tuple[tuple[int, float], ...] = ()
         if alternatives:
             top = logprobs.topk(min(alternatives, logprobs.numel()))
             likeliest = tuple(zip(top.indices.tolist(), top.values.exp().tolist(), strict=True))
-        return Choice(token, float(logprobs[token]), likeliest)
+        return Choice(token, logprob, likeliest)
 
     def _draw(self, logits: Tensor) -> int:
         s = self._sampling
@@ -78,7 +83,8 @@ def _penalised(logits: Tensor, seen: set[int], penalty: float) -> Tensor:
     return logits.index_copy(0, index, torch.where(values > 0, values / penalty, values * penalty))
 
 
-def _check(s: Sampling) -> None:
+def check_sampling(s: Sampling) -> None:
+    """Raises DynoError for a value outside its limits."""
     limits = (("temperature", s.temperature, 0.0, 5.0), ("top-k", s.top_k, 0, 1_000_000), ("top-p", s.top_p, 0.01, 1.0),
               ("min-p", s.min_p, 0.0, 1.0), ("repetition penalty", s.repetition_penalty, 1.0, 3.0),
               ("max tokens", s.max_tokens, 1, 1_000_000), ("seed", s.seed or 0, 0, (1 << 63) - 1))

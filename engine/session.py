@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from engine.errors import DynoError
 from engine.models.checkpoint import Masters, load_masters
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import KVCache
@@ -36,6 +37,7 @@ class Session:
         self._cache: KVCache | None = None
         self._ids: list[int] = []
         self._owner: Variant | None = None
+        self._filled_by = Recipe()
 
     @classmethod
     def open(cls, folder: Path, device: DeviceFacts) -> Session:
@@ -53,7 +55,7 @@ class Session:
             known.report = replace(known.report, from_cache=True, build_s=0.0)
             return known
         self._evict(room_for=None)
-        variant = yield from build_variant(self.masters, recipe, self.device)
+        variant = yield from build_variant(self.masters, recipe, self.device, self._make_room)
         self._built[recipe] = variant
         self._evict(room_for=variant)
         return variant
@@ -61,6 +63,8 @@ class Session:
     def activate(self, variant: Variant) -> None:
         """Make a variant the one that runs from the next token on."""
         self.active = variant
+        if self._owner is not variant and self._owner not in self._built.values():
+            self._owner = None  # an evicted variant must not live on as the owner of a stale cache
 
     def apply(self, recipe: Recipe) -> Variant:
         """Build and activate in one go (headless use and tests)."""
@@ -72,6 +76,14 @@ class Session:
                 variant: Variant = done.value
                 self.activate(variant)
                 return variant
+
+    def _make_room(self, nbytes: int) -> None:
+        """Drop built variants, the active one excepted, until `nbytes` are free or none is left."""
+        for recipe in list(self._built):
+            if self.device.free_bytes() >= nbytes:
+                return
+            if self._built[recipe] is not self.active:
+                del self._built[recipe]
 
     def _evict(self, room_for: Variant | None) -> None:
         """Drop the least recently used variants beyond the budget, never the active one or the newest."""
@@ -95,12 +107,15 @@ class Session:
         assert self.active is not None, "activate a recipe first"
         capacity = min(self.config.context, -(-capacity // _CACHE_STEP) * _CACHE_STEP)
         common = 0
-        if reuse and self._cache is not None and self._owner is self.active and self._cache.capacity >= capacity:
+        if reuse and self._cache is not None and self._owner is self.active:
             limit = min(len(ids) - 1, len(self._ids), self._cache.length)
             while common < limit and ids[common] == self._ids[common]:
                 common += 1
-        else:
+        if common == 0 or self._cache is None or self._cache.capacity < capacity:
+            known = self._cache if common else None
             self._new_cache(capacity)
+            if known is not None and self._cache is not None:
+                self._cache.take(known, common)
         assert self._cache is not None
         self._cache.truncate(common)
         self._ids = list(ids[:common])
@@ -120,20 +135,26 @@ class Session:
         return self._owner is not self.active
 
     @property
-    def filled_by(self) -> str:
-        """Label of the recipe that filled the cache."""
-        return self._owner.recipe.label if self._owner is not None else ""
+    def filled_by(self) -> Recipe:
+        """The recipe that filled the cache."""
+        return self._filled_by
 
     def restart(self) -> list[int]:
         """After a switch: an empty cache of the new variant's format. Returns the tokens that must be read again."""
         assert self._cache is not None
         ids, capacity = self._ids, self._cache.capacity
+        self._cache = None
         self._new_cache(capacity)
-        self._ids = []
         return ids
 
     def _new_cache(self, capacity: int) -> None:
+        """Raises DynoError where the cache does not fit."""
         assert self.active is not None
+        need, free = self.active.report.kv_bytes_per_token * capacity, self.device.free_bytes()
+        if need > free:
+            raise DynoError(f"A KV cache for {capacity:,} tokens needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are "
+                            "free.",
+                            "Choose a shorter longest reply, or close other programs.")
         self._cache = self.active.new_cache(capacity)
-        self._owner = self.active
+        self._owner, self._filled_by = self.active, self.active.recipe
         self._ids = []

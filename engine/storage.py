@@ -8,16 +8,20 @@ itself happens at checkpoints, outside the window's thread (`checkpoint`).
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError
 from engine.models.chat import ChatMessage
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversation (
@@ -70,6 +74,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._flusher: threading.Thread | None = None
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -146,10 +151,13 @@ class Store:
         """Append a turn; committed when this returns."""
         now_s = time.time()
         with self._guard(), self._transaction():
-            cursor = self._db.execute(
-                "INSERT INTO message (conversation_id, role, text, state, created_s) VALUES (?, ?, ?, ?, ?)",
-                (conversation_id, role, text, state, now_s))
-            self._db.execute("UPDATE conversation SET updated_s = ? WHERE id = ?", (now_s, conversation_id))
+            return self._insert(conversation_id, role, text, state, now_s)
+
+    def _insert(self, conversation_id: int, role: str, text: str, state: str, now_s: float) -> Message:
+        cursor = self._db.execute(
+            "INSERT INTO message (conversation_id, role, text, state, created_s) VALUES (?, ?, ?, ?, ?)",
+            (conversation_id, role, text, state, now_s))
+        self._db.execute("UPDATE conversation SET updated_s = ? WHERE id = ?", (now_s, conversation_id))
         assert cursor.lastrowid is not None
         return Message(cursor.lastrowid, conversation_id, role, text, state, now_s)
 
@@ -162,22 +170,29 @@ class Store:
                 self._db.execute("UPDATE message SET text = ?, state = ?, meta = ? WHERE id = ?",
                                  (text, state, json.dumps(meta, ensure_ascii=False), message_id))
 
-    def archive_from(self, conversation_id: int, message_id: int) -> None:
-        """Take a turn and all after it out of the conversation (they stay in the file)."""
-        with self._guard():
+    def replace_from(self, conversation_id: int, message_id: int, role: str, text: str,
+                     state: str = "complete") -> Message:
+        """Archive a turn and all after it and append another one: both or neither."""
+        now_s = time.time()
+        with self._guard(), self._transaction():
             self._db.execute("UPDATE message SET archived = 1 WHERE conversation_id = ? AND id >= ?",
                              (conversation_id, message_id))
+            return self._insert(conversation_id, role, text, state, now_s)
 
     # ------------------------------------------------------------------------------------------------- maintenance
 
     def checkpoint(self) -> None:
-        """Flush the log into the database file. Slow on a slow disk: call when nothing streams."""
-        with self._guard():
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        """Flush the log into the database file, on a thread and a connection of its own: a slow disk takes its time."""
+        if self._flusher is None or not self._flusher.is_alive():
+            self._flusher = threading.Thread(target=_flush, args=(self.path,), name="flush", daemon=True)
+            self._flusher.start()
 
     def close(self) -> None:
         """Flush and close."""
-        self.checkpoint()
+        if self._flusher is not None:
+            self._flusher.join()
+        with self._guard():
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._db.close()
 
     @contextmanager
@@ -201,3 +216,11 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def _flush(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    except sqlite3.Error as error:
+        log.warning("the conversations were not flushed to the disk: %s", error)  # the log keeps them all the same

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -61,11 +61,17 @@ class Variant:
 BuildSteps = Generator[tuple[int, int], None, Variant]
 
 
-def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts) -> BuildSteps:
-    """Build a recipe layer by layer, yielding (done, total). Raises DynoError where it cannot run or fit."""
+def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts,
+                  make_room: Callable[[int], None] = lambda nbytes: None) -> BuildSteps:
+    """Build a recipe layer by layer, yielding (done, total). Raises DynoError where it cannot run or fit.
+
+    make_room(nbytes): free memory that can be spared, called before the check whether the weights fit.
+    """
     started_s = time.perf_counter()
     draft, effects = _drafted(masters, recipe, device)
-    need, free = draft.total_bytes(), device.free_bytes()
+    need = draft.total_bytes()
+    make_room(int(need / _HEADROOM))
+    free = device.free_bytes()
     if need > free * _HEADROOM:
         raise DynoError(f"The recipe {recipe.label} needs {_size(need)} for weights; {_size(free)} are free.",
                         "Choose fewer bits or a smaller model, or close other programs.")

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 
@@ -70,6 +71,7 @@ class Worker:
         self._wanted: Recipe | None = None
         self._stopping = False
         self._building = False
+        self._running = 0
         self._ids = itertools.count(1)
         self._state: EngineState | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -102,6 +104,29 @@ class Worker:
     # ------------------------------------------------------------------------------------------------- the thread
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            log.error("the engine thread failed", exc_info=error)
+            self._refuse_everything(error)
+
+    def _refuse_everything(self, error: Exception) -> None:
+        """The engine cannot go on: end every job, now and later, with the reason."""
+        summary = f"The engine has stopped: {str(error).strip() or type(error).__name__}."
+        details = "".join(traceback.format_exception(error))
+        while not self._stopping:
+            with self._condition:
+                self._condition.wait_for(lambda: self._jobs or self._control)
+                jobs, control = list(self._jobs), list(self._control)
+                self._jobs.clear()
+                self._control.clear()
+            for job in jobs:
+                self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
+                self._outbox.put(Failed(job.job_id, time.monotonic(), summary,
+                                        "Start the app again; if it happens again, run the setup anew.", details))
+            self._stopping = any(isinstance(command, Shutdown) for command in control)
+
+    def _serve(self) -> None:
         _preload_torch()
         from engine.jobs import EngineState
 
@@ -126,7 +151,10 @@ class Worker:
         from engine import jobs
 
         assert self._state is not None
+        self._running = job.job_id
         self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
+        if self._monitor is not None:
+            self._monitor.mark(_MARKS[type(job)])
         if isinstance(job, LoadModel):
             steps: jobs.JobSteps = jobs.load_job(self._state, job)
         elif isinstance(job, Generate):
@@ -138,7 +166,7 @@ class Worker:
                 self._outbox.put(next(steps))
                 self._poll()
             # One more step lets the job sum up what it has; a job that goes on instead is closed.
-            next(steps)
+            self._outbox.put(next(steps))
             steps.close()
             self._outbox.put(Cancelled(job.job_id, time.monotonic()))
         except StopIteration as done:
@@ -147,6 +175,7 @@ class Worker:
             self._fail(job, error)
         finally:
             self._state.cancelled.discard(job.job_id)
+            self._running = 0
 
     def _finish(self, job: Job, result: Any) -> None:
         now_s = time.monotonic()
@@ -176,7 +205,8 @@ class Worker:
         while self._control:
             command = self._control.popleft()
             if isinstance(command, Shutdown):
-                self._stopping = True
+                assert self._state is not None
+                self._stopping = self._state.stopping = True
             elif isinstance(command, Cancel):
                 self._cancel(command.job_id)
             elif isinstance(command, SetThreads):
@@ -197,7 +227,7 @@ class Worker:
         if waiting is not None:
             self._outbox.put(JobStarted(job_id, time.monotonic(), type(waiting).__name__))
             self._outbox.put(Cancelled(job_id, time.monotonic()))
-        else:
+        elif job_id == self._running:
             self._state.cancelled.add(job_id)
 
     def _apply_wanted(self) -> None:

@@ -17,8 +17,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from PySide6.QtCore import QObject, QTimer, QtMsgType, qInstallMessageHandler
-from PySide6.QtWidgets import QApplication
+from PySide6.QtCore import QEvent, QObject, QTimer, QtMsgType, qInstallMessageHandler
+from PySide6.QtWidgets import QApplication, QMessageBox
 
 from engine.errors import DynoError
 from engine.messages import Event, Finished, ModelLoaded
@@ -63,7 +63,7 @@ class Application(QObject):
         self._collector.start()
         self.window.show()
         self.window.load_first_model()  # waits in the queue, before anything the user may send
-        QTimer.singleShot(0, self._after_first_paint)
+        self.window.installEventFilter(self)
 
     def stop(self) -> None:
         """Save and end everything, in the order in which it depends on each other."""
@@ -71,7 +71,8 @@ class Application(QObject):
             return
         self._stopped = True
         self.window.save_state()
-        if not self.bridge.stop():
+        ended = self.bridge.stop()
+        if not ended:
             log.warning("the engine thread did not end in time")
         self.monitor.stop()
         self.window.finish()
@@ -79,7 +80,15 @@ class Application(QObject):
         self.store.close()
         self.settings.sync()
         self._collector.stop()
-        gc.enable()
+        if ended:
+            gc.enable()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """The engine starts after the window's first paint, and not before: it loads torch."""
+        if event.type() == QEvent.Type.Paint:
+            self.window.removeEventFilter(self)
+            QTimer.singleShot(0, self._after_first_paint)
+        return super().eventFilter(watched, event)
 
     def _after_first_paint(self) -> None:
         if self._stopped:
@@ -99,16 +108,17 @@ class Application(QObject):
 
 def run_window() -> int:
     """Open the window and run until it is closed; returns the exit status."""
-    data = user_data()
-    crash_log = _start_crash_log(data)
     app = QApplication(sys.argv)
     app.setApplicationName("GPT Dyno")
     app.setApplicationDisplayName("GPT Dyno")
     qInstallMessageHandler(_qt_message)
     try:
+        data = user_data()
+        crash_log = _start_crash_log(data)
         application = Application(app, data)
     except DynoError as error:
-        print(error, file=sys.stderr)  # noqa: T201  there is no window to say it in
+        print(error, file=sys.stderr)  # noqa: T201  for whoever started it from a terminal
+        QMessageBox.critical(None, "GPT Dyno", str(error))
         return 1
     _install_excepthooks(application, crash_log)
     app.aboutToQuit.connect(application.stop)

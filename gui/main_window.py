@@ -61,7 +61,7 @@ class MainWindow(QMainWindow):
         self._model: ModelInfo | None = None
         self._recipe = ""
         self._process = psutil.Process()
-        self._job: tuple[int, str, float] | None = None  # id, kind, started_s of the job shown in the status line
+        self._jobs: dict[int, float] = {}  # started_s of the jobs that run, the one in the status line first
         self._loading_id = 0
         self.setWindowTitle(self.tr("GPT Dyno"))
         self.setMinimumSize(760, 520)
@@ -159,7 +159,7 @@ class MainWindow(QMainWindow):
         bar.addWidget(self._status_model, 1)
         for widget in (self._status_job, self._status_bar, self._stop):
             bar.addPermanentWidget(widget)
-        self._show_job(None)
+        self._show_job()
         self._status_timer = QTimer(self, interval=_STATUS_INTERVAL_MS)
         self._status_timer.timeout.connect(self._refresh_status)
         self._status_timer.start()
@@ -221,7 +221,8 @@ class MainWindow(QMainWindow):
 
     def choose_model(self) -> None:
         """Ask for a model folder and load it."""
-        start = self._context.settings.get("model", str(Path.home()))
+        last = Path(self._context.settings.get("model", ""))
+        start = str(Path.home() if last in (Path(), bundled_model()) else last.parent)
         folder = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"), start)
         if folder:
             self.load_model(folder)
@@ -244,14 +245,14 @@ class MainWindow(QMainWindow):
         self._context.actions.compose.emit()
 
     def _escape(self) -> None:
-        if self._job is not None:
+        if self._jobs:
             self._cancel_job()
         else:
             self._context.actions.stop.emit()
 
     def _cancel_job(self) -> None:
-        if self._job is not None:
-            self._context.bridge.submit(Cancel(self._job[0]))
+        for job_id in list(self._jobs)[:1]:
+            self._context.bridge.submit(Cancel(job_id))
 
     def _set_theme(self, choice: str) -> None:
         self._context.settings.set("theme", choice)
@@ -261,7 +262,8 @@ class MainWindow(QMainWindow):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, JobStarted):
-            self._show_job((event.job_id, event.kind, time.monotonic()))
+            self._jobs[event.job_id] = time.monotonic()
+            self._show_job()
         elif isinstance(event, Progress):
             self._show_progress(event)
         elif isinstance(event, ModelLoaded):
@@ -274,23 +276,26 @@ class MainWindow(QMainWindow):
         elif isinstance(event, RecipeFailed):
             self._status_job.clear()
         elif isinstance(event, (Finished, Cancelled, Failed)):
-            self._show_job(None)
+            self._jobs.pop(event.job_id, None)
+            self._show_job()
             if isinstance(event, Failed) and event.job_id == self._loading_id:
                 self.notice.show_problem(event.summary, event.hint, event.details)
+        elif isinstance(event, Tokens) and self._status_job.text():
+            self._status_job.clear()
+            self._status_bar.hide()
         if not isinstance(event, Tokens):  # they come thirty times a second; the timer is enough for their speed
             self._refresh_status()
 
-    def _show_job(self, job: tuple[int, str, float] | None) -> None:
-        self._job = job
+    def _show_job(self) -> None:
         self._status_job.clear()
         self._status_bar.hide()
-        self._stop.setVisible(job is not None)
+        self._stop.setVisible(bool(self._jobs))
 
     def _show_progress(self, event: Progress) -> None:
         self._status_job.setText(event.stage)
-        if self._job is None or event.job_id != self._job[0]:
+        if event.job_id != next(iter(self._jobs), None):
             return
-        elapsed_s = time.monotonic() - self._job[2]
+        elapsed_s = time.monotonic() - self._jobs[event.job_id]
         self._status_bar.setVisible(elapsed_s > _SHOW_PROGRESS_AFTER_S)
         self._status_bar.setRange(0, event.total)
         self._status_bar.setValue(event.done)
@@ -302,7 +307,7 @@ class MainWindow(QMainWindow):
     def _refresh_status(self) -> None:
         model = self._model
         if model is None:
-            text = self.tr("Loading the model…") if self._job is not None else self.tr("No model is loaded")
+            text = self.tr("Loading the model…") if self._jobs else self.tr("No model is loaded")
         else:
             parts = [model.name, model.device_name, self._recipe]
             speed = self._context.monitor.latest("tokens_per_s")

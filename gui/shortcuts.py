@@ -20,6 +20,7 @@ class ShortcutsDialog(QDialog):
         for keys, what in ((self.tr("Enter"), self.tr("Send the message")),
                            (self.tr("Shift+Enter"), self.tr("New line in the message")),
                            (self.tr("F2"), self.tr("Rename the selected chat")),
+                           (self.tr("Del"), self.tr("Delete the selected chat")),
                            (self.tr("Left, Right in a reply"), self.tr("Walk through its tokens"))):
             form.addRow(QLabel(keys), QLabel(what))
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)

@@ -3,7 +3,11 @@
 # is possible, else names it in one line. Other systems bring them along.
 set -eu
 [ "$(uname -s)" = Linux ] || exit 0
-command -v dpkg-query >/dev/null 2>&1 || exit 0
+if ! command -v dpkg-query >/dev/null 2>&1; then
+  echo "Qt's window needs libEGL, libGL, libxkbcommon-x11, libxcb-cursor, libxcb-icccm, libxcb-keysyms and a font;" \
+    "please install them with your system's package manager if the window does not open." >&2
+  exit 0
+fi
 
 wanted="libegl1 libgl1 libglib2.0-0 libdbus-1-3 libfontconfig1 libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
 libxcb-icccm4 libxcb-keysyms1 libxcb-image0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 fonts-dejavu-core"

@@ -48,6 +48,12 @@ class KVCache:
         """Bytes allocated for keys and values."""
         return sum(t.nbytes for t in self.k) + sum(t.nbytes for t in self.v)
 
+    def take(self, other: KVCache, length: int) -> None:
+        """Copy the first `length` tokens of a cache of the same format."""
+        for mine, theirs in zip((*self.k, *self.v), (*other.k, *other.v), strict=True):
+            mine[:, :, :length] = theirs[:, :, :length]
+        self.length = length
+
     def truncate(self, length: int) -> None:
         """Forget every token from position `length` on."""
         self.length = min(self.length, length)

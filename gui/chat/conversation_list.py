@@ -29,6 +29,7 @@ class ConversationList(QWidget):
     chosen = Signal(int)
     new_requested = Signal()
     deleted = Signal(int, str)
+    renamed = Signal(int, str)
 
     def __init__(self, store: Store, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -106,9 +107,12 @@ class ConversationList(QWidget):
 
     def _renamed(self, item: QListWidgetItem) -> None:
         title = item.text().strip()
-        if title:
+        if not title:
+            item.setText(item.toolTip())  # an empty name changes nothing
+        elif title != item.toolTip():
+            item.setToolTip(title)
             self._store.rename(item.data(_ID), title)
-        item.setToolTip(title)
+            self.renamed.emit(item.data(_ID), title)
 
     def _menu(self, where: QPoint) -> None:
         item = self._list.itemAt(where)

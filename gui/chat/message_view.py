@@ -169,8 +169,10 @@ class ReplyView(MessageView):
             self.add_pieces(run)
             self.refresh(final=True)
         self.refresh(final=True)
-        if meta.get("stats"):
+        try:
             self.show_stats(GenerationStats(**meta["stats"]))
+        except (KeyError, TypeError):
+            self.show_waiting("")  # no statistics, or those of another version: the text stands without them
 
     def _add_switch_line(self, text: str) -> None:
         self.refresh(final=True)

@@ -40,6 +40,8 @@ from gui.theme import theme
 from gui.widgets.notice import Notice
 
 _REFRESH_MS = 80
+_SAVE_AGAIN_MS = 2000
+_UNDO_MS = 60_000
 _ALTERNATIVES = 5
 _TITLE_LENGTH = 48
 
@@ -56,12 +58,17 @@ class ChatPage(QWidget):
         self._messages: dict[MessageView, Message] = {}
         self._reply: RunningReply | None = None
         self._editing: MessageView | None = None
+        self._draft = ""  # what stood in the composer before an edit began
+        self._unsaved: list[RunningReply] = []
         self._draft_system = ""
         self.list = ConversationList(context.store)
         self.transcript = Transcript()
         self.composer = Composer()
         self.notice = Notice()
+        self._edit_strip = Notice()
         self._sampling = SamplingPopover(context.settings, self)
+        self._retry_timer = QTimer(self, interval=_SAVE_AGAIN_MS)
+        self._retry_timer.timeout.connect(self._save_again)
         self._timer = QTimer(self, interval=_REFRESH_MS)
         self._timer.timeout.connect(self._tick)
         self._build()
@@ -76,6 +83,7 @@ class ChatPage(QWidget):
         column.setContentsMargins(4, 0, 0, 8)
         column.addWidget(self.notice)
         column.addWidget(self.transcript, 1)
+        column.addWidget(self._edit_strip)
         column.addWidget(self.composer)
         splitter = QSplitter(Qt.Orientation.Horizontal)
         splitter.setHandleWidth(5)
@@ -101,6 +109,8 @@ class ChatPage(QWidget):
         self.list.chosen.connect(self.open)
         self.list.new_requested.connect(self.new_chat)
         self.list.deleted.connect(self._deleted)
+        self.list.renamed.connect(self._renamed)
+        self._edit_strip.dismissed.connect(self._cancel_edit)
         self.composer.sent.connect(self.send)
         self.composer.stop_requested.connect(self.stop)
         self.composer.sampling_requested.connect(
@@ -128,7 +138,11 @@ class ChatPage(QWidget):
         self._leave()
         self._conversation = found
         self._context.settings.set("conversation", conversation_id)
+        unsaved = {reply.message_id: reply.wanted for reply in self._unsaved}
         for message in self._store.messages(conversation_id):
+            if message.id in unsaved:
+                text, state, meta = unsaved[message.id]
+                message = replace(message, text=text, state=state, meta=meta or {})
             if self._reply is not None and message.id == self._reply.message_id:
                 self._show(self._reply.view, message)
             else:
@@ -148,7 +162,7 @@ class ChatPage(QWidget):
         """Take the conversation off the screen; a running reply goes on unseen."""
         if self._reply is not None:
             self._reply.view.setParent(None)
-        self._editing = None
+        self._cancel_edit()
         self._messages.clear()
         self.transcript.clear()
 
@@ -163,7 +177,8 @@ class ChatPage(QWidget):
             self.list.refresh(current=conversation_id)
             self.open(conversation_id)
 
-        self.notice.show_message(self.tr("Deleted “{title}”.").format(title=title), self.tr("Undo"), undo)
+        self.notice.show_message(self.tr("Deleted “{title}”.").format(title=title), self.tr("Undo"), undo,
+                                 lasting_ms=_UNDO_MS)
 
     def _show_welcome(self) -> None:
         name = self._model.name if self._model is not None else ""
@@ -199,7 +214,7 @@ class ChatPage(QWidget):
         if self._conversation is None:
             self.notice.show_message(self.tr("There is nothing to export yet."))
             return
-        suggestion = str(Path.home() / f"{self._conversation.title.replace('/', '-')}.md")
+        suggestion = str(Path.home() / f"{self._conversation.title.replace('/', '-').rstrip('. ')}.md")
         path, _ = QFileDialog.getSaveFileName(self, self.tr("Export chat"), suggestion,
                                               self.tr("Markdown (*.md);;JSON (*.json)"))
         if path:
@@ -215,36 +230,53 @@ class ChatPage(QWidget):
             self._give_back(text)
             return
         try:
-            self._drop_edited()
             if self._conversation is None:
                 title = " ".join(text.split())[:_TITLE_LENGTH]
                 self._conversation = self._store.new_conversation(title, self._draft_system)
                 self._context.settings.set("conversation", self._conversation.id)
-            message = self._store.add_message(self._conversation.id, "user", text)
+            edited = self._messages.get(self._editing) if self._editing is not None else None
+            if edited is None:
+                message = self._store.add_message(self._conversation.id, "user", text)
+            else:
+                message = self._store.replace_from(self._conversation.id, edited.id, "user", text)
         except DynoError as error:
             self._give_back(text)
             self.notice.show_problem(error.summary, error.hint)
             return
+        if self._editing is not None:
+            self._forget_from(self._editing)
+            self._editing, draft = None, self._draft
+            self._edit_strip.clear()
+            self.composer.field.setPlainText(draft)
         self.list.refresh(current=self._conversation.id)
         self._show(self._stored_view(message), message)
+        self.composer.field.setFocus()
         self._ask()
 
     def stop(self) -> None:
         """End the running reply and keep what was written."""
         if self._reply is not None:
             self._context.bridge.submit(Cancel(self._reply.job_id))
+        self.composer.field.setFocus()
 
-    def _ask(self) -> None:
-        """Have the model answer the conversation as it stands."""
+    def _ask(self, instead_of: MessageView | None = None) -> None:
+        """Have the model answer the conversation as it stands; an older reply it replaces is archived."""
         assert self._conversation is not None
         conversation = self._conversation
-        turns = [m.turn for m in self._store.messages(conversation.id) if m.text]
+        replaced = self._messages[instead_of] if instead_of is not None else None
+        stored = self._store.messages(conversation.id)
+        turns = _alternating([m.turn for m in stored if m.text and (replaced is None or m.id < replaced.id)])
         system = [ChatMessage("system", conversation.system_prompt)] if conversation.system_prompt else []
         try:
-            message = self._store.add_message(conversation.id, "assistant", "", "streaming")
+            if replaced is None:
+                message = self._store.add_message(conversation.id, "assistant", "", "streaming")
+            else:
+                message = self._store.replace_from(conversation.id, replaced.id, "assistant", "", "streaming")
         except DynoError as error:
             self.notice.show_problem(error.summary, error.hint)
             return
+        if instead_of is not None:
+            self._forget_from(instead_of)
         view = ReplyView()
         self._connected(view)
         view.show_waiting(self.tr("The model is loading…") if self._model is None else self.tr("Reading…"))
@@ -261,29 +293,23 @@ class ChatPage(QWidget):
     def _retry(self, view: MessageView) -> None:
         """Answer again; the old reply is archived."""
         if self._reply is None and self._conversation is not None and view in self._messages:
-            conversation_id, message_id = self._conversation.id, self._messages[view].id
-            if self._guarded(lambda: self._store.archive_from(conversation_id, message_id)):
-                self._forget_from(view)
-                self._ask()
+            self._ask(instead_of=view)
 
     def _edit(self, view: MessageView) -> None:
         """Put a prompt into the composer; it and what followed are archived when the new one is sent, not before."""
         if self._reply is None and view in self._messages:
+            if self._editing is None:
+                self._draft = self.composer.field.toPlainText()
             self._editing = view
             self._give_back(self._messages[view].text)
-            self.notice.show_message(self.tr("Sending replaces this message and all after it."), self.tr("Cancel"),
-                                     self._cancel_edit, lasting_ms=600_000)
+            self._edit_strip.show_message(self.tr("Sending replaces this message and all after it."), self.tr("Cancel"),
+                                          self._cancel_edit, lasting_ms=0)
 
     def _cancel_edit(self) -> None:
-        self._editing = None
-        self.composer.field.clear()
-
-    def _drop_edited(self) -> None:
-        view, self._editing = self._editing, None
-        if view is not None and view in self._messages and self._conversation is not None:
-            self._store.archive_from(self._conversation.id, self._messages[view].id)
-            self._forget_from(view)
-            self.notice.clear()
+        if self._editing is not None:
+            self._editing = None
+            self._edit_strip.clear()
+            self.composer.field.setPlainText(self._draft)
 
     def _give_back(self, text: str) -> None:
         self.composer.field.setPlainText(text)
@@ -309,6 +335,8 @@ class ChatPage(QWidget):
         if reply is None or getattr(event, "job_id", None) != reply.job_id:
             return
         if isinstance(event, Tokens):
+            if not reply.view.text:
+                reply.view.show_waiting("")
             reply.view.add_pieces(event.pieces)
         elif isinstance(event, JobStarted):
             reply.view.show_waiting(self.tr("Reading…"))
@@ -333,13 +361,42 @@ class ChatPage(QWidget):
         if state == "stopped" and stats is None:
             self._reply.view.show_waiting(self.tr("stopped"))
         self._reply.finish(state, stats)
+        if self._reply.unsaved:
+            self._unsaved.append(self._reply)
+            self._retry_timer.start()
+            self._tell_unsaved()
         self._reply = None
         self._timer.stop()
         self.composer.set_busy(False)
-        self._guarded(self._store.checkpoint)
+        self._store.checkpoint()
+
+    def _save_again(self) -> None:
+        """Store what the disk refused; the text stays in memory until it is stored."""
+        for reply in self._unsaved:
+            reply.save_again()
+        self._unsaved = [reply for reply in self._unsaved if reply.unsaved]
+        if self._unsaved:
+            self._tell_unsaved()
+        else:
+            self._retry_timer.stop()
+            self.notice.show_message(self.tr("Everything is saved again."))
+
+    def _tell_unsaved(self) -> None:
+        problem = self._unsaved[-1].problem
+        if problem is not None:
+            self.notice.show_problem(problem.summary, problem.hint)
+
+    def _renamed(self, conversation_id: int, title: str) -> None:
+        if self._conversation is not None and self._conversation.id == conversation_id:
+            self._conversation = replace(self._conversation, title=title)
 
     def _close(self) -> None:
+        if self._reply is not None:
+            self._end("stopped", None)
         self._timer.stop()
+        self._retry_timer.stop()
+        if self._unsaved:
+            self._save_again()
         self.list.stop()
 
     def _tick(self) -> None:
@@ -388,6 +445,16 @@ class ChatPage(QWidget):
             self.notice.show_problem(error.summary, error.hint)
             return False
         return True
+
+
+def _alternating(turns: list[ChatMessage]) -> list[ChatMessage]:
+    """Turns in which user and assistant take turns: a prompt left without a reply joins the next one."""
+    joined: list[ChatMessage] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role:
+            turn = ChatMessage(turn.role, f"{joined.pop().content}\n\n{turn.content}")
+        joined.append(turn)
+    return joined
 
 
 PAGE = Page("chat", str(QT_TRANSLATE_NOOP("pages", "Chat")), "chat", 10, ChatPage)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtCore import QPoint, QRegularExpression, Qt, Signal
+from PySide6.QtGui import QRegularExpressionValidator
 from PySide6.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
@@ -45,6 +46,7 @@ class SamplingPopover(QFrame):
         self._add(form, "repetition_penalty", self.tr("Repetition penalty"), self.tr("1 for none"), 1, 3, 0.05)
         self._add(form, "max_tokens", self.tr("Longest reply"), self.tr("In tokens"), 1, 100000, 0)
         self._seed = QLineEdit()
+        self._seed.setValidator(QRegularExpressionValidator(QRegularExpression("[0-9]{0,18}"), self))
         self._seed.setPlaceholderText(self.tr("random"))
         self._seed.setAccessibleName(self.tr("Seed"))
         self._seed.setToolTip(self.tr("A number makes replies repeat exactly; empty for a fresh one each time"))
@@ -74,7 +76,7 @@ class SamplingPopover(QFrame):
         """The settings to generate with."""
         chosen = {name: self._settings.get(f"sampling/{name}", getattr(self._suggested, name)) for name in self._number}
         seed = self._settings.get("sampling/seed", "").strip()
-        return replace(self._suggested, **chosen, seed=int(seed) if seed.isdigit() else None)
+        return replace(self._suggested, **chosen, seed=int(seed) if seed.isascii() and seed.isdigit() else None)
 
     def open_at(self, anchor: QWidget, system_prompt: str) -> None:
         """Open above a button, for a conversation with this system prompt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from PySide6.QtCore import QEvent, QPoint, QSize, Qt, QUrl, Signal
+from PySide6.QtCore import QEvent, QPoint, QSize, Qt, QUrl
 from PySide6.QtGui import QColor, QGuiApplication, QKeyEvent, QMouseEvent, QResizeEvent, QTextCursor, QWheelEvent
 from PySide6.QtWidgets import QFrame, QSizePolicy, QTextBrowser, QTextEdit, QToolButton, QToolTip, QWidget
 
@@ -16,8 +16,6 @@ from gui.theme import colours, icon
 
 class TextView(QTextBrowser):
     """Read-only text. set_text() replaces all of it; pieces, if given, are what the text was made of, in order."""
-
-    height_changed = Signal()
 
     def __init__(self, markdown: bool, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -42,7 +40,7 @@ class TextView(QTextBrowser):
 
     def set_text(self, text: str, pieces: Sequence[TokenPiece] = (), final: bool = True) -> None:
         """Show `text`. `final` off leaves code uncoloured: the reply is still growing."""
-        self._text, self._pieces, self._spans = text, pieces, None
+        self._text, self._pieces, self._spans = text, tuple(pieces), None
         if self._markdown:
             set_markdown(self.document(), text, colours(), highlight=final)
         else:
@@ -84,7 +82,6 @@ class TextView(QTextBrowser):
         if height != self._fixed_height:
             self._fixed_height = height
             self.setFixedHeight(height)
-            self.height_changed.emit()
 
     def _place_copy_buttons(self) -> None:
         for button in self._copy_buttons:

@@ -95,7 +95,7 @@ class SettingsPage(QScrollArea):
         self.open_button = _button(self.tr("Open"), self.tr("Open the data folder in the file manager."))
         self.open_button.clicked.connect(self._open_folder)
         return _card(self.tr("Your data"), path, quiet(self.tr(
-            "Chats, benchmark runs and settings are kept in this folder. Everything stays on this computer.")),
+            "Chats and settings are kept in this folder. Everything stays on this computer.")),
             self.open_button)
 
     def _about(self) -> QFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
     QFrame,
@@ -24,9 +24,12 @@ from gui.theme import code_font, icon, theme
 class Notice(QFrame):
     """A bar that says something and goes when dismissed (or after `lasting_ms`). Hidden while it has nothing to say."""
 
+    dismissed = Signal()
+
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._text = QLabel(wordWrap=True)
+        self._text.setTextFormat(Qt.TextFormat.PlainText)
         self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse
                                            | Qt.TextInteractionFlag.TextSelectableByKeyboard)
         self._action = QPushButton()
@@ -61,6 +64,7 @@ class Notice(QFrame):
         self._fold.toggled.connect(self._details.setVisible)
         self._copy.clicked.connect(self._copy_all)
         self._close.clicked.connect(self.clear)
+        self._close.clicked.connect(self.dismissed)
         self._action.clicked.connect(self._act)
         self.hide()
 
@@ -70,9 +74,10 @@ class Notice(QFrame):
 
     def show_message(self, text: str, action: str = "", on_action: Callable[[], None] | None = None,
                      lasting_ms: int = 8000) -> None:
-        """Say something in passing, with one thing the user may do about it."""
+        """Say something in passing (until dismissed with `lasting_ms` 0), with one thing the user may do about it."""
         self._show(text, problem=False, action=action, on_action=on_action)
-        self._timer.start(lasting_ms)
+        if lasting_ms:
+            self._timer.start(lasting_ms)
 
     def clear(self) -> None:
         """Say nothing."""
@@ -108,9 +113,10 @@ class Notice(QFrame):
         self._details.setFont(code_font(self.font()))
 
     def _act(self) -> None:
-        if self._on_action is not None:
-            self._on_action()
+        action = self._on_action
         self.clear()
+        if action is not None:
+            action()
 
     def _copy_all(self) -> None:
         QGuiApplication.clipboard().setText(f"{self._text.text()}\n\n{self._details.toPlainText()}".strip())

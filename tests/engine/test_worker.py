@@ -11,6 +11,7 @@ import torch
 
 from engine import jobs
 from engine.errors import DynoError
+from engine.generation import NewToken, PromptRead, Reread, generate
 from engine.messages import (
     ApplyRecipe,
     Cancel,
@@ -38,7 +39,7 @@ from engine.messages import (
 )
 from engine.models.devices import pick_device, with_free_bytes
 from engine.recipe import Recipe, parse_recipe
-from tests.conftest import TEXT
+from tests.conftest import LLAMA, TEXT, write_model
 from tests.engine.support import Engine, cpu, open_session, read_logits
 
 FP32, BF16, INT8, L1 = Recipe(), parse_recipe("bf16"), parse_recipe("int8"), parse_recipe("l1-50")
@@ -184,7 +185,8 @@ def test_a_switch_in_mid_reply_is_told_and_the_text_goes_on(model_folder: Path, 
     engine.at({10: ApplyRecipe(INT8), 30: ApplyRecipe(BF16)})
     end = engine.run(job)
     assert isinstance(end, Finished) and isinstance(end.result, GenerationStats)
-    assert end.result.output_tokens == 200 and end.result.finish == "length" and end.result.recipe == "bf16"
+    assert end.result.output_tokens == 200 and end.result.finish == "length"
+    assert end.result.recipe == "fp32 → int8 → bf16"
     switches = [e for e in engine.seen if isinstance(e, Switched)]
     assert [(e.old, e.new) for e in switches] == [("fp32", "int8"), ("int8", "bf16")]
     made = Counter[str]()
@@ -310,6 +312,44 @@ def test_an_engine_that_never_started_stops_at_once() -> None:
     from engine.worker import Worker
 
     assert Worker(Outbox()).stop()
+
+
+def test_a_switch_while_the_cache_is_read_again_starts_that_over(tmp_path: Path) -> None:
+    """Four hundred tokens are read again in two chunks, and the recipe changes back between them."""
+    folder = write_model(tmp_path / "long", LLAMA | {"max_position_embeddings": 1024})
+    session = open_session(folder)
+    ids = [i % 300 + 2 for i in range(400)]
+    steps = generate(session, ids, Sampling(temperature=0, repetition_penalty=1, max_tokens=12, seed=1))
+    said: list[object] = []
+    for step in steps:
+        said.append(step)
+        if isinstance(step, NewToken) and sum(isinstance(s, NewToken) for s in said) == 5:
+            session.apply(BF16)
+        elif isinstance(step, PromptRead) and any(isinstance(s, NewToken) for s in said):
+            session.apply(FP32)
+    assert [(s.old, s.new) for s in said if isinstance(s, Reread)] == [("fp32", "fp32")]
+    made = [s for s in said if isinstance(s, NewToken)]
+    assert [s.recipe for s in made] == [FP32.fingerprint] * 12
+    plain = generate(open_session(folder), ids, Sampling(temperature=0, repetition_penalty=1, max_tokens=12, seed=1))
+    assert [s.piece.token_id for s in made] == [s.piece.token_id for s in plain if isinstance(s, NewToken)]
+
+
+def test_a_growing_conversation_reads_only_what_is_new(llama_folder: Path) -> None:
+    session = open_session(llama_folder)
+    ids, cached = list(range(2, 42)), []
+    for _ in range(4):
+        steps = generate(session, ids, Sampling(temperature=0, repetition_penalty=1, max_tokens=10))
+        made = []
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as done:
+                cached.append(done.value.cached_tokens)
+                break
+            made += [step.piece.token_id] if isinstance(step, NewToken) else []
+        ids = [*ids, *made, *range(50, 70)]
+    # All but the last generated token of the turn before are in the cache, whatever size it grew to.
+    assert cached == [0, 49, 79, 109]
 
 
 def test_impossible_numbers_of_threads_are_refused_where_they_are_made() -> None:

@@ -21,11 +21,7 @@ def application(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> Itera
     """The application, started, over a tiny random model; stopped after the test."""
     app = start_application(qapp, tmp_path, llama_folder)
     yield app
-    app.stop()
-    app.window.deleteLater()
-    app.deleteLater()
-    qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)  # a window left alive would restyle with the next
-    gc.collect()
+    end_application(qapp, app)
 
 
 def start_application(qapp: QApplication, data: Path, model: Path, **settings: str | int) -> Application:
@@ -37,6 +33,17 @@ def start_application(qapp: QApplication, data: Path, model: Path, **settings: s
         app.settings.set(key.replace("__", "/"), value)
     app.start()
     return app
+
+
+def end_application(qapp: QApplication, app: Application) -> None:
+    """Stop the application and destroy its window: left alive, it would restyle with the next one's and catch its
+    mouse."""
+    app.stop()
+    app.window.close()
+    app.window.deleteLater()
+    app.deleteLater()
+    qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    gc.collect()
 
 
 def until(qapp: QApplication, condition: Callable[[], object], what: str = "the condition") -> None:

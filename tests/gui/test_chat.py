@@ -17,7 +17,7 @@ from gui.app import Application
 from gui.chat.message_view import PromptView, ReplyView
 from gui.chat.page import ChatPage
 from gui.chat.text_view import TextView, align
-from tests.gui.conftest import start_application, until
+from tests.gui.conftest import end_application, start_application, until
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_prompt_and_reply_are_stored_and_shown_again_at_the_next_start(
         assert replies(page)[0].text == written
         assert "tok/s" in replies(page)[0]._foot.text()
     finally:
-        again.stop()
+        end_application(qapp, again)
 
 
 def test_stop_keeps_what_was_written(chat: ChatPage, application: Application, qapp: QApplication) -> None:
@@ -190,6 +190,35 @@ def test_a_full_disk_keeps_the_prompt_in_the_composer(chat: ChatPage, qapp: QApp
     assert chat.composer.field.toPlainText().startswith("too much")
     db.execute("PRAGMA max_page_count=1073741823")
     assert ask(chat, qapp, "it fits again").text
+
+
+def test_a_reply_that_the_disk_refuses_is_saved_when_there_is_room_again(
+        chat: ChatPage, application: Application, qapp: QApplication) -> None:
+    application.settings.set("sampling/max_tokens", 200)
+    chat.send("The boat came home")
+    until(qapp, lambda: chat._reply is not None and chat._reply.view.text, "some text")
+    db, message_id = chat._store._db, chat._reply.message_id
+    db.execute("CREATE TRIGGER refuse BEFORE UPDATE OF text ON message BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    until(qapp, lambda: chat._reply is None, "the end of the reply")
+    assert "disk is full" in chat.notice.text()
+    text, conversation_id = replies(chat)[-1].text, chat._conversation.id
+    chat.new_chat()
+    chat.open(conversation_id)
+    assert replies(chat)[-1].text == text != ""
+    db.execute("DROP TRIGGER refuse")
+    chat._save_again()
+    assert db.execute("SELECT text, state FROM message WHERE id = ?", (message_id,)).fetchone() == (text, "complete")
+
+
+def test_cancelling_an_edit_brings_the_draft_back_and_changes_nothing(chat: ChatPage, qapp: QApplication) -> None:
+    ask(chat, qapp, "The first wording")
+    chat.composer.field.setPlainText("a draft")
+    press(chat.transcript.views()[0], "Edit and send again")
+    chat._edit_strip._close.click()
+    assert chat.composer.field.toPlainText() == "a draft"
+    ask(chat, qapp, "Something new")
+    assert [m.text for m in chat._store.messages(chat._conversation.id) if m.role == "user"] == [
+        "The first wording", "Something new"]
 
 
 def test_a_bad_model_folder_shows_a_sentence_and_the_old_model_goes_on(
