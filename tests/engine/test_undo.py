@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from engine.errors import DynoError
+from engine.generation import NewToken, generate
 from engine.kernels.linear import PlainLinear
 from engine.messages import (
     ApplyRecipe,
@@ -37,8 +39,6 @@ INT8, L1 = parse_recipe("int8"), parse_recipe("l1-50")
 
 def some_options(rng: random.Random) -> list[Options]:
     """One random setting of every technique there is, from what its options say about themselves."""
-    import dataclasses
-
     found = []
     for technique in all_techniques():
         values = {}
@@ -84,6 +84,44 @@ def test_after_any_sequence_of_switches_off_gives_bit_identical_logits(
         session.apply(FP32)
         assert_never_switched(session, prefilled, decoded)
     assert used == {technique.key for technique in all_techniques()}
+    assert hash_of(session.masters) == masters
+
+
+MID_REPLY_RUNS = 40
+
+
+@pytest.mark.parametrize("model", ["gpt2_folder", "tied_llama_folder"])
+def test_random_switches_in_mid_reply_leave_no_trace_once_everything_is_off(
+        model: str, request: pytest.FixtureRequest) -> None:
+    """In each run recipes change at random tokens; the last change switches everything off. The cache must then hold
+    the bits that a session which never switched gets by reading the same tokens, and go on with its tokens."""
+    folder: Path = request.getfixturevalue(model)
+    rng = random.Random(41)
+    session, fresh = open_session(folder), open_session(folder)
+    masters = hash_of(session.masters)
+    for _ in range(MID_REPLY_RUNS):
+        moments = sorted(rng.sample(range(1, 30), rng.randint(1, 4)))
+        plan = {at: random_recipe(rng) for at in moments[:-1]} | {moments[-1]: FP32}
+        made: list[int] = []
+        for step in generate(session, IDS, dataclasses.replace(GREEDY, max_tokens=34)):
+            if isinstance(step, NewToken):
+                made.append(step.piece.token_id)
+                if len(made) in plan:
+                    session.apply(plan[len(made)])
+        before = [FP32, *(plan[at] for at in moments)]
+        changes = [at - 1 for at, old in zip(moments, before, strict=False) if plan[at] != old]
+        known = changes[-1] if changes else 0
+        reread = [*IDS, *made[:known]]  # what the cache was last built from; the tokens after it came one by one
+        fresh.begin(reread, 256, reuse=False)
+        fresh.step(reread)
+        for position in range(known, len(made) - 1):
+            logits = fresh.step([made[position]])
+            assert int(logits.argmax()) == made[position + 1], plan
+        length = len(IDS) + len(made) - 1
+        assert session._cache is not None and fresh._cache is not None
+        for mine, theirs in zip(session._cache.k + session._cache.v, fresh._cache.k + fresh._cache.v, strict=True):
+            assert torch.equal(mine[:, :, :length], theirs[:, :, :length]), plan
+        session.apply(FP32)
     assert hash_of(session.masters) == masters
 
 
