@@ -154,7 +154,7 @@ class Worker:
         self._running = job.job_id
         self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
         if self._monitor is not None:
-            self._monitor.mark(_MARKS[type(job)])
+            self._monitor.mark(_MARKS[type(job)], job=True)
         if isinstance(job, LoadModel):
             steps: jobs.JobSteps = jobs.load_job(self._state, job)
         elif isinstance(job, Generate):

@@ -27,8 +27,8 @@ from gui.theme import theme  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 TURNS = (("Hello! How are you today?", ()), ("Tell me a story about a boat and a storm.", ("bf16",)),
-         ("Tell me a story about a bird.", ("l1-50",)), ("Tell me a short story about a fox.", ("int8", "fp32")),
-         ("Tell me a story about a rabbit.", ("neurons-30",)), ("Tell me a story about the moon.", ("int8",)))
+         ("Tell me a story about a bird.", ("l1-50",)), ("Tell me a story about a rabbit.", ("neurons-30",)),
+         ("Hello!", ("fp32",)), ("Tell me a short story about a fox.", ("int8",)))
 
 
 def main() -> int:

@@ -163,9 +163,9 @@ class Monitor:
 
     # What the engine says: any thread
 
-    def mark(self, label: str, t_s: float | None = None) -> None:
-        """Put a vertical line at `t_s` (now, when None); the oldest of more than 1024 goes."""
-        marker = Marker(self._clock() if t_s is None else t_s, label)
+    def mark(self, label: str, t_s: float | None = None, job: bool = False) -> None:
+        """Mark the moment `t_s` (now, when None) of a switch, or of a job's beginning; the oldest of over 1024 goes."""
+        marker = Marker(self._clock() if t_s is None else t_s, label, job)
         with self._lock:
             self._markers.append(marker)
 

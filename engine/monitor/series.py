@@ -30,7 +30,8 @@ class SeriesInfo:
 
 @dataclass(frozen=True)
 class Marker:
-    """A moment worth a vertical line: a switch of technique, a job's beginning. t_s: time.monotonic() seconds."""
+    """A moment worth a mark. t_s: time.monotonic() seconds. job: a job began (otherwise a technique was switched)."""
 
     t_s: float
     label: str
+    job: bool = False

@@ -16,6 +16,7 @@ from gui.monitor.words import ago_text
 from gui.theme import colours
 
 _DOT = 4.0
+_JOB_TICK_PX = 8
 _MARKER_NEAR_PX = 5
 _MARKER_APART_PX = 6
 _SHORTEST_LABEL_PX = 40
@@ -26,13 +27,14 @@ class Drawing:
     """What the canvas draws, in its own coordinates (seconds before now; the scale's place).
 
     lines: (series number, path). dots: what no line reaches, and points: measurements, both (series number, x, y).
-    markers: (x, label). message: said in the middle.
+    markers: switches, jobs: beginnings of jobs, both (x, label). message: said in the middle.
     """
 
     lines: list[tuple[int, QPainterPath]] = field(default_factory=list)
     dots: list[tuple[int, FloatArray, FloatArray]] = field(default_factory=list)
     points: list[tuple[int, FloatArray, FloatArray]] = field(default_factory=list)
     markers: list[tuple[float, str]] = field(default_factory=list)
+    jobs: list[tuple[float, str]] = field(default_factory=list)
     message: str = ""
     cursor_x: float | None = None
     cursor_label: bool = False
@@ -115,6 +117,10 @@ class Canvas(pg.GraphicsObject):  # type: ignore[misc]
         top, scale = round(area.top()), area.width() / self._bounds.width()
         painter.setFont(self.font)
         painter.setPen(QPen(QColor(colours().muted), 1, Qt.PenStyle.DotLine))
+        bottom = round(area.bottom())
+        for seconds, _ in self.drawing.jobs:  # a short tick: the curves themselves show what a job did
+            x = round(area.left() + (seconds - self._bounds.left()) * scale)
+            painter.drawLine(x, bottom - _JOB_TICK_PX, x, bottom)
         apart: list[tuple[str, int]] = []
         for seconds, label in self.drawing.markers:
             x = round(area.left() + (seconds - self._bounds.left()) * scale)
@@ -143,7 +149,8 @@ class Canvas(pg.GraphicsObject):  # type: ignore[misc]
         painter.drawLine(x, round(area.top()), x, round(area.bottom()))
         if not self.drawing.cursor_label:
             return
-        near = [label for at, label in self.drawing.markers if abs(self.x_of(at, area) - x) <= _MARKER_NEAR_PX]
+        near = [label for at, label in (*self.drawing.markers, *self.drawing.jobs)
+                if abs(self.x_of(at, area) - x) <= _MARKER_NEAR_PX]
         text = "  ·  ".join([ago_text(seconds), *near])
         metrics = QFontMetrics(self.font)
         width = min(metrics.horizontalAdvance(text) + 10, int(area.width()))

@@ -124,8 +124,9 @@ class Chart(QWidget):
         visible = [(info, *frame.points[info.key]) for info in self.shown
                    if info.key in frame.points and not is_switch(info)]
         self._fit(visible, frame.now_s, window)
-        drawing = Drawing(markers=[(marker.t_s - frame.now_s, marker.label) for marker in frame.markers
-                                   if marker.t_s >= frame.now_s + window.start_s],
+        marked = [marker for marker in frame.markers if marker.t_s >= frame.now_s + window.start_s]
+        drawing = Drawing(markers=[(m.t_s - frame.now_s, m.label) for m in marked if not m.job],
+                          jobs=[(m.t_s - frame.now_s, m.label) for m in marked if m.job],
                           cursor_x=cursor_s, cursor_label=hovered)
         bin_s = window.length_s / self.plot.columns()
         for info, times_s, values in visible:
