@@ -114,8 +114,7 @@ def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts) -> tuple[Dra
 @torch.no_grad()
 def _assemble(draft: Draft) -> Generator[tuple[int, int], None, Decoder]:
     config, device, target = draft.config, draft.device, torch_dtype(draft.dtype)
-    with torch.device("meta"):
-        decoder = Decoder(config)
+    decoder = Decoder(config, skeleton=True)
     modules = dict(decoder.named_modules())
     total = len(draft.layers)
     for done, layer in enumerate(draft.layers.values()):

@@ -29,6 +29,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+LinearFactory = Callable[[int, int, bool], nn.Module]
+
+
 class KVCache:
     """Keys and values of every layer, allocated once for `capacity` tokens.
 
@@ -77,13 +80,13 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention with grouped queries, an optional q/k norm and rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, linear: LinearFactory) -> None:
         super().__init__()
         c = config
         self.heads, self.kv_heads, self.head_dim = c.n_heads, c.n_kv_heads, c.head_dim
         self.window = c.sliding_window
-        self.qkv: nn.Module = nn.Linear(c.hidden_size, c.qkv_size, bias=c.qkv_bias)
-        self.out: nn.Module = nn.Linear(c.n_heads * c.head_dim, c.hidden_size, bias=c.out_bias)
+        self.qkv = linear(c.hidden_size, c.qkv_size, c.qkv_bias)
+        self.out = linear(c.n_heads * c.head_dim, c.hidden_size, c.out_bias)
         self.q_norm = Norm(c.head_dim, c.norm_eps, False) if c.qk_norm else None
         self.k_norm = Norm(c.head_dim, c.norm_eps, False) if c.qk_norm else None
 
@@ -132,12 +135,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """activation(x W_up) W_down, or the gated form (activation(x W_gate) * x W_up) W_down."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, linear: LinearFactory) -> None:
         super().__init__()
         c = config
         self.gated, self.activation = c.gated, ACTIVATIONS[c.activation]
-        self.up: nn.Module = nn.Linear(c.hidden_size, c.intermediate_size * (2 if c.gated else 1), bias=c.mlp_bias)
-        self.down: nn.Module = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+        self.up = linear(c.hidden_size, c.intermediate_size * (2 if c.gated else 1), c.mlp_bias)
+        self.down = linear(c.intermediate_size, c.hidden_size, c.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)  # (B, T, F), or (B, T, 2F) with the gate's half first
@@ -152,12 +155,12 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, linear: LinearFactory) -> None:
         super().__init__()
         self.norm1 = Norm(config.hidden_size, config.norm_eps, config.layer_norm)
-        self.attn = Attention(config)
+        self.attn = Attention(config, linear)
         self.norm2 = Norm(config.hidden_size, config.norm_eps, config.layer_norm)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config, linear)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: KVCache | None,
                 layer: int) -> Tensor:
@@ -170,17 +173,21 @@ class Decoder(nn.Module):
 
     A tied head is the embedding's own matrix, the same Parameter object. Without a cache the whole sequence is given
     at once (training, scoring); with one, any number of tokens continues what the cache holds.
+
+    skeleton: build the modules without weights, for a caller who puts its own in: empty linear slots and embeddings
+    whose memory is never touched. (torch's "meta" device would do, but loads seconds' worth of modules.)
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, skeleton: bool = False) -> None:
         super().__init__()
         c = config
         self.config = c
-        self.embed = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.positions = nn.Embedding(c.context, c.hidden_size) if c.learned_positions else None
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layers))
+        linear: LinearFactory = _empty_slot if skeleton else nn.Linear
+        self.embed = _embedding(c.vocab_size, c.hidden_size, skeleton)
+        self.positions = _embedding(c.context, c.hidden_size, skeleton) if c.learned_positions else None
+        self.blocks = nn.ModuleList(Block(c, linear) for _ in range(c.n_layers))
         self.norm = Norm(c.hidden_size, c.norm_eps, c.layer_norm)
-        self.head: nn.Module = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+        self.head = linear(c.hidden_size, c.vocab_size, False)
         if c.tied:
             self.head.weight = self.embed.weight
         self._rope: tuple[Tensor, Tensor] | None = None
@@ -233,6 +240,14 @@ class Decoder(nn.Module):
             known = self._rope
         assert known is not None
         return known
+
+
+def _empty_slot(columns: int, rows: int, bias: bool) -> nn.Module:
+    return nn.Identity()
+
+
+def _embedding(rows: int, columns: int, skeleton: bool) -> nn.Embedding:
+    return nn.Embedding(rows, columns, _weight=torch.empty(rows, columns) if skeleton else None)
 
 
 def rope_angles(config: ModelConfig, length: int) -> Tensor:
