@@ -291,6 +291,7 @@ def write_text(path: Path, text: str) -> None:
 def _commit(temporary: Path, final: Path) -> None:
     with open(temporary, "rb+") as handle:
         os.fsync(handle.fileno())
+    os.chmod(temporary, 0o644)  # safetensors writes files that only their owner can read
     os.replace(temporary, final)
 
 
