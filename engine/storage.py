@@ -94,7 +94,7 @@ class Store:
     # ------------------------------------------------------------------------------------------------ conversations
 
     def conversations(self, search: str = "") -> list[Conversation]:
-        """The newest first; with `search`, those whose title or any message contains it (case-insensitive)."""
+        """The newest first; with `search`, those whose title or any message contains it (a to z in either case)."""
         query = "SELECT id, title, created_s, updated_s, system_prompt FROM conversation c WHERE deleted_s IS NULL"
         values: tuple[str, ...] = ()
         if search:
