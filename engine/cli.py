@@ -7,6 +7,7 @@ engine refused or failed (one sentence says why), 2 wrong arguments, 130 interru
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
@@ -21,6 +22,7 @@ from engine.messages import (
     Cancelled,
     ChatMessage,
     Event,
+    Explain,
     Failed,
     Finished,
     Generate,
@@ -30,6 +32,7 @@ from engine.messages import (
     Progress,
     Sampling,
     SetThreads,
+    SpeedReport,
     Tokens,
 )
 from engine.outbox import Outbox
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="main.py", description="GPT Dyno without its window.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="generate a reply and print it"))
+    _add_explain(commands.add_parser("explain", help="say where a token's time goes, and why it isn't less"))
     doctor = commands.add_parser("doctor", help="show devices, kernels, versions, and what is available and why not")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
@@ -90,6 +94,38 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
 
 
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR", default=str(bundled_model()), help="model folder (default: bundled)")
+    parser.add_argument("--recipe", default="fp32", help="as for generate (default: fp32)")
+    parser.add_argument("--context", type=int, default=128, help="tokens already in the cache (default: 128)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    parser.add_argument("--threads", type=int, help="threads of the CPU kernels (default: what suits the model)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    recipe = parse_recipe(options.recipe)
+    client = _Client(quiet=options.quiet)
+    try:
+        if options.threads is not None:
+            client.worker.submit(SetThreads(options.threads))
+        client.load(options.model, recipe, options.device)
+        report = client.explain(Explain(client.worker.next_id(), options.context))
+    finally:
+        client.close()
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report) | {"tokens_per_s": report.tokens_per_s}, indent=2))
+        return 0
+    print(f"{report.recipe}: {report.tokens_per_s:.1f} tok/s after {report.context} tokens, {report.threads} threads\n")
+    for share in report.shares:
+        percent = 100 * share.seconds / report.token_s
+        print(f"  {share.part:22} {share.seconds * 1e3:8.2f} ms  {percent:4.0f} %")
+    print("\n" + "\n".join(report.findings))
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     report = doctor_report()
     print(json.dumps(report, indent=2) if options.json else doctor_text(report))
@@ -119,8 +155,10 @@ def _generate(options: argparse.Namespace) -> int:
         if options.stats:
             print(json.dumps(stats.__dict__ | {"tokens_per_s": stats.tokens_per_s}), file=sys.stderr)
         elif not options.quiet:
+            lookup = (f", {stats.accepted_tokens} of {stats.drafted_tokens} looked up right"
+                      if stats.drafted_tokens else "")
             print(f"{stats.output_tokens} tokens, {stats.tokens_per_s:.1f} tok/s, first after {stats.ttft_s * 1e3:.0f} "
-                  f"ms, perplexity {stats.perplexity:.2f}, {stats.recipe}, seed {stats.seed}", file=sys.stderr)
+                  f"ms, perplexity {stats.perplexity:.2f}{lookup}, {stats.recipe}, seed {stats.seed}", file=sys.stderr)
         return 130 if stats.finish == "stopped" else 0
     finally:
         client.close()
@@ -191,7 +229,15 @@ class _Client:
                 return event.result
         raise KeyboardInterrupt
 
-    def _submit(self, job: LoadModel | Generate) -> None:
+    def explain(self, command: Explain) -> SpeedReport:
+        """Run an Explain. Raises DynoError, and KeyboardInterrupt where it was ended."""
+        self._submit(command)
+        for event in self._events(command.job_id):
+            if isinstance(event, Finished) and isinstance(event.result, SpeedReport):
+                return event.result
+        raise KeyboardInterrupt
+
+    def _submit(self, job: LoadModel | Generate | Explain) -> None:
         self._job_id = job.job_id
         self.worker.submit(job)
 

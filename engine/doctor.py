@@ -60,7 +60,10 @@ def _kernels(device: DeviceFacts) -> list[str]:
     int8 = "available" if device.int8_kernels else "missing from this PyTorch"
     vnni = "with VNNI" if device.vnni else "without VNNI: activations keep to 7 bits"
     return [f"instruction set: {device.instruction_set}", f"oneDNN packed weights, fp32 and bf16: {packed}",
-            f"FBGEMM int8: {int8}, {vnni}"]
+            f"FBGEMM int8: {int8}, {vnni}",
+            f"aten int8 weight-only: {'available' if device.int8_weight_kernel else 'missing from this PyTorch'}",
+            f"aten int4 weight-only: {'available' if device.int4_kernel else 'missing from this PyTorch'}",
+            f"C++ compiler for torch.compile: {'found' if device.compiler else 'none found'}"]
 
 
 def _availability(technique: Technique, case: str, options: Options, device: DeviceFacts) -> dict[str, Any]:

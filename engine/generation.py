@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import torch
 
 from engine.errors import DynoError
+from engine.lookup import PromptLookup
 from engine.messages import ChatMessage, GenerationStats, Sampling, TokenPiece
 from engine.models.tokenizer import Tokenizer, check_ids
+from engine.recipe import Recipe
 from engine.sampling import Sampler
 from engine.session import Session
 
 _PREFILL_CHUNK = 256
+_FIRST_PAUSE, _LONGEST_PAUSE = 4, 64
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,16 @@ class Reread:
     elapsed_s: float
 
 
-Step = PromptRead | NewToken | Reread
+@dataclass(frozen=True)
+class SwitchRefused:
+    """The cache of `recipe` did not fit; the reply goes on with what it had."""
+
+    recipe: Recipe
+    summary: str
+    hint: str
+
+
+Step = PromptRead | NewToken | Reread | SwitchRefused
 
 
 def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context: int,
@@ -103,6 +115,7 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
     cached = 0 if switched else cached
     nll_sum, first_s, last_s, paused_s, count, finish = 0.0, 0.0, 0.0, 0.0, 0, "stopped"
     recipes: list[str] = []
+    ahead = _Ahead(session, ids)
     while logits is not None and not stopping():
         choice = sampler.choose(logits, alternatives)
         nll_sum -= choice.logprob
@@ -121,18 +134,26 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
         if full:
             finish = "length" if count >= sampling.max_tokens else "context"
             break
+        checked = ahead.checked(choice.token_id)
         if session.switched:
+            ahead.drop()
+            if checked is not None:  # the token is in the old cache already: it is run again with the new recipe
+                session.forget(1)
+                checked = None
             while session.switched and not stopping():
                 yield from _reread(session, stopping)
             paused_s += time.perf_counter() - last_s  # building and reading again is not decoding
         if stopping():
             break
-        logits = session.step([choice.token_id])
+        left = min(sampling.max_tokens - count, context - len(ids) - count) - 1
+        logits = ahead.step(choice.token_id, left) if checked is None else checked
+    ahead.drop()
     return GenerationStats(
         prompt_tokens=len(ids), cached_tokens=cached, output_tokens=count, ttft_s=max(0.0, first_s - begun_s),
         tpot_s=(last_s - first_s - paused_s) / (count - 1) if count > 1 else 0.0,
         elapsed_s=time.perf_counter() - begun_s, perplexity=math.exp(min(nll_sum / count, 50.0)) if count else 0.0,
-        seed=sampler.seed, finish=finish, recipe=" → ".join(recipes) or session.filled_by.label)
+        seed=sampler.seed, finish=finish, recipe=" → ".join(recipes) or session.filled_by.label,
+        drafted_tokens=ahead.drafted, accepted_tokens=ahead.accepted)
 
 
 def _read(session: Session, ids: Sequence[int], done: int, total: int,
@@ -144,19 +165,22 @@ def _read(session: Session, ids: Sequence[int], done: int, total: int,
         if stopping():
             return None, bool(old)
         if session.switched:
-            old, started_s = old or session.filled_by.label, started_s or time.perf_counter()
-            known = session.restart()
+            before, begun_s = session.filled_by.label, time.perf_counter()
+            known = yield from _restarted(session)
+            if known is None:
+                continue
+            old, started_s = old or before, started_s or begun_s
             again = len(known)
             pending, done = [*known, *pending], done - again
         chunk, pending = pending[:_PREFILL_CHUNK], pending[_PREFILL_CHUNK:]
-        logits = session.step(chunk)
+        logits = session.read(chunk)
         done += len(chunk)
         if pending:
             yield PromptRead(done, total)
         elif old:
             yield Reread(old, session.filled_by.label, again, time.perf_counter() - started_s)
             if session.switched:
-                pending = session.restart()
+                pending = (yield from _restarted(session)) or []
     return logits, bool(old)
 
 
@@ -164,19 +188,95 @@ def _reread(session: Session, stopping: Callable[[], bool]) -> Generator[Step, N
     """Rebuild the cache for the variant that is now active; another switch on the way starts over."""
     started_s = time.perf_counter()
     old = session.filled_by.label
-    ids = session.restart()
+    ids = yield from _restarted(session)
+    if ids is None:
+        return
     pending = list(ids)
     while pending:
         chunk, pending = pending[:_PREFILL_CHUNK], pending[_PREFILL_CHUNK:]
-        session.step(chunk)
+        session.read(chunk)
         if pending:
             yield PromptRead(len(ids) - len(pending), len(ids))
             if stopping():
                 return
             if session.switched:
-                session.restart()
+                session.restart()  # what it has read so far is all that could be kept, so a refusal ends the reply
                 pending = list(ids)
     yield Reread(old, session.filled_by.label, len(ids), time.perf_counter() - started_s)
+
+
+def _restarted(session: Session) -> Generator[Step, None, list[int] | None]:
+    """The tokens to read again after a switch; None where the new cache did not fit and the old recipe goes on."""
+    assert session.active is not None
+    wanted = session.active.recipe
+    try:
+        return session.restart()
+    except DynoError as error:
+        if session.switched:
+            raise
+        yield SwitchRefused(wanted, error.summary, error.hint)
+        return None
+
+
+class _Ahead:
+    """Tokens proposed by prompt lookup, run together with the last one, and checked as the sampler goes on.
+
+    drafted, accepted: how many were proposed, and how many were what the sampler chose. A proposal of which nothing was
+    right cost time, so the next ones wait: 4 tokens, then 8, up to 64, until one is right again.
+    """
+
+    def __init__(self, session: Session, prompt: Sequence[int]) -> None:
+        self._session = session
+        self._text = list(prompt)
+        self._lookup: PromptLookup | None = None
+        self._drafts: list[int] = []  # in the cache, not yet chosen
+        self._rows: list[torch.Tensor] = []  # logits after each of them
+        self.drafted = self.accepted = 0
+        self._pause = self._waits = 0
+        self._proposed = self._hit = False
+
+    def checked(self, token: int) -> torch.Tensor | None:
+        """The logits after `token` where it had been proposed and has already been run; None where it must be run."""
+        self._text.append(token)
+        if self._lookup is not None:
+            self._lookup.add(token)
+        if self._drafts and self._drafts[0] == token:
+            self.accepted += 1
+            self._hit = True
+            del self._drafts[0]
+            return self._rows.pop(0)
+        self.drop()
+        return None
+
+    def drop(self) -> None:
+        """Forget what was proposed and not chosen."""
+        self._session.forget(len(self._drafts))
+        self._drafts, self._rows = [], []
+
+    def step(self, token: int, most: int) -> torch.Tensor:
+        """Run `token` with at most `most` proposals after it; the logits (V,) that follow it."""
+        assert self._session.active is not None
+        plan = self._session.active.lookup
+        if plan is None:
+            return self._session.step([token])[-1]
+        if self._lookup is None or self._lookup.ngram != plan.ngram:
+            self._lookup = PromptLookup(self._text, plan.ngram)
+        self._drafts = self._lookup.propose(min(plan.drafts, most)) if self._may_propose() else []
+        self._proposed, self._hit = bool(self._drafts), False
+        self.drafted += len(self._drafts)
+        first, *self._rows = self._session.step([token, *self._drafts]).unbind(0)
+        return first
+
+    def _may_propose(self) -> bool:
+        """Whether the last proposal paid, or the wait for the next one is over."""
+        if self._proposed and not self._hit:
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause or _FIRST_PAUSE)
+            self._waits = self._pause
+        elif self._proposed:
+            self._pause = self._waits = 0
+        self._proposed = False
+        self._waits -= 1
+        return self._waits < 0
 
 
 class _TextOut:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from engine.errors import DynoError
-from engine.generation import NewToken, PromptRead, Reread, check_prompt, fit_messages, generate
+from engine.generation import NewToken, PromptRead, Reread, SwitchRefused, check_prompt, fit_messages, generate
 from engine.messages import (
     Evaluate,
     Event,
+    Explain,
     Generate,
     GenerationStats,
     LoadModel,
@@ -25,6 +26,7 @@ from engine.messages import (
     Progress,
     RecipeFailed,
     Sampling,
+    SpeedReport,
     Switched,
     Tokens,
     TurnsDropped,
@@ -33,13 +35,14 @@ from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
 from engine.perplexity import perplexity
+from engine.profile import explain
 from engine.recipe import Recipe
 from engine.sampling import check_sampling
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
 
-Result = GenerationStats | PerplexityResult | None
+Result = GenerationStats | PerplexityResult | SpeedReport | None
 JobSteps = Generator[Event, None, Result]
 # A decode step that reads less than this from memory is limited by calls, not by reading: one thread is fastest, and
 # the other cores stay free for the window (measured, docs/design.md).
@@ -103,11 +106,11 @@ def _first_build(session: Session, recipe: Recipe, job_id: int) -> Generator[Eve
     steps = session.build(recipe)
     while True:
         try:
-            done, total = next(steps)
+            stage, done, total = next(steps)
         except StopIteration as finished:
             session.activate(finished.value)
             return
-        yield Progress(job_id, time.monotonic(), "Preparing the weights", done, total)
+        yield Progress(job_id, time.monotonic(), stage, done, total)
 
 
 def generate_job(state: EngineState, command: Generate) -> JobSteps:
@@ -141,6 +144,9 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
             yield Tokens(job_id, now_s, step.recipe, (step.piece,))
         elif isinstance(step, Reread):
             yield Switched(job_id, now_s, step.old, step.new, state.build_s, step.tokens, step.elapsed_s)
+        elif isinstance(step, SwitchRefused):
+            assert session.active is not None
+            yield RecipeFailed(now_s, step.recipe, session.active.recipe, step.summary, step.hint)
         elif isinstance(step, PromptRead):
             yield Progress(job_id, now_s, "Reading the prompt", step.done, step.total)
 
@@ -160,6 +166,20 @@ def evaluate_job(state: EngineState, command: Evaluate) -> JobSteps:
         yield Progress(command.job_id, time.monotonic(), "Scoring the text", done, total)
 
 
+def explain_job(state: EngineState, command: Explain) -> JobSteps:
+    """Where a token's time goes, on the active recipe."""
+    session = state.loaded()
+    assert session.active is not None
+    steps = explain(session.active, command.context)
+    while True:
+        try:
+            stage, done, total = next(steps)
+        except StopIteration as finished:
+            report: SpeedReport = finished.value
+            return report
+        yield Progress(command.job_id, time.monotonic(), stage, done, total)
+
+
 def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo:
     """What the window shows of a loaded model."""
     files = list(folder.glob("*.safetensors"))
@@ -174,7 +194,7 @@ def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo
 
 
 def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> Iterator[tuple[str, str]]:
-    """(technique key or "key:dtype", reason) of everything that cannot run here."""
+    """(technique key or "key:case", reason) of everything that cannot run here."""
     for tech in all_techniques():
         verdicts = [(name, tech.available(options, device, config)) for name, options in cases(tech)]
         refused = [(name, verdict.reason) for name, verdict in verdicts if not verdict.ok]

@@ -14,10 +14,11 @@ from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
 
 __all__ = [
-    "ApplyRecipe", "Cancel", "Cancelled", "ChatMessage", "Command", "EngagedReport", "Evaluate", "Event", "Failed",
-    "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel", "ModelInfo",
-    "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed", "Sampling",
-    "SetThreads", "Shutdown", "Switched", "TechniqueReport", "TokenPiece", "Tokens", "TurnsDropped",
+    "ApplyRecipe", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
+    "Explain", "Failed", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
+    "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed",
+    "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare", "TokenPiece",
+    "Tokens", "TurnsDropped",
 ]
 
 
@@ -77,6 +78,14 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Explain:
+    """Profile a few tokens of the active recipe and say where their time goes. context: tokens already in the cache."""
+
+    job_id: int
+    context: int = 128
+
+
+@dataclass(frozen=True)
 class ApplyRecipe:
     """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
 
@@ -107,7 +116,7 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | Evaluate
+Job = LoadModel | Generate | Evaluate | Explain
 Command = Job | ApplyRecipe | SetThreads | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -138,7 +147,8 @@ class ModelInfo:
 @dataclass(frozen=True)
 class LayerReport:
     """One linear layer as it now runs. shape (rows, columns); sparsity: share of zeros; nbytes: memory it holds;
-    shared: its memory is another layer's (tied)."""
+    shared: its memory is another layer's (tied); error: change of the weight against the master, relative, in the
+    Frobenius norm."""
 
     name: str
     shape: tuple[int, int]
@@ -147,11 +157,13 @@ class LayerReport:
     nbytes: int
     kernel: str
     shared: bool = False
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
 class TechniqueReport:
-    """What one technique did. Bytes are those of the layers it touched, before and after it."""
+    """What one technique did. Bytes are those of what it touched, before and after it. build_s: time that building
+    spent on it; kernels: (kernel, number of its layers that run it)."""
 
     key: str
     label: str
@@ -160,12 +172,15 @@ class TechniqueReport:
     bytes_before: int
     bytes_after: int
     detail: str
+    build_s: float = 0.0
+    kernels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class EngagedReport:
     """What really runs, as allocated. weight_bytes: live storages, shared ones once. baseline_bytes: the same model in
-    fp32. sparsity: share of zeros in the block layers."""
+    fp32. sparsity: share of zeros in the block layers. mapped_bytes: the embedding's, where its rows are read from the
+    model's file and take no memory of their own. context: longest sequence, in tokens."""
 
     recipe: Recipe
     techniques: tuple[TechniqueReport, ...]
@@ -177,6 +192,8 @@ class EngagedReport:
     sparsity: float
     build_s: float
     from_cache: bool = False
+    mapped_bytes: int = 0
+    context: int = 0
 
     @property
     def kernels(self) -> tuple[tuple[str, int], ...]:
@@ -201,11 +218,50 @@ class PerplexityResult:
 
 
 @dataclass(frozen=True)
+class TimeShare:
+    """One part of a token's time. part: "matrix products", "attention", "small operators" or "Python and the rest"."""
+
+    part: str
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """Where the time of one token goes, measured on the active recipe.
+
+    token_s: a token's time without the profiler. shares: its parts, which add up to it. operators: those that took
+    most, as (name, seconds a token, calls a token). weight_bytes, cache_bytes: read for a token after `context` tokens.
+    bandwidth: bytes/s that this machine's memory gave in a reading test with `threads` threads. floor_s: reading those
+    bytes at that bandwidth, which no kernel can beat. findings: sentences computed from all this, the most important
+    first.
+    """
+
+    recipe: str
+    context: int
+    threads: int
+    token_s: float
+    shares: tuple[TimeShare, ...]
+    operators: tuple[tuple[str, float, int], ...]
+    weight_bytes: int
+    cache_bytes: int
+    bandwidth: float
+    floor_s: float
+    findings: tuple[str, ...]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """1 / token_s."""
+        return 1.0 / self.token_s if self.token_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
 class GenerationStats:
     """One reply. ttft_s: request to first token. tpot_s: (end to end - ttft) / (tokens - 1), 0 for one token.
 
     cached_tokens: prompt tokens that were already in the KV cache. perplexity: exp(mean NLL) of the chosen tokens: how
-    sure the model was, not how good. finish: "end", "length", "context", "stop string" or "stopped".
+    sure the model was, not how good. finish: "end", "length", "context", "stop string" or "stopped". drafted_tokens,
+    accepted_tokens: proposed by prompt lookup, and found right.
     """
 
     prompt_tokens: int
@@ -218,6 +274,8 @@ class GenerationStats:
     seed: int
     finish: str
     recipe: str
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -326,6 +384,15 @@ class RecipeFailed:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """torch.compile works in the background on the active recipe; `elapsed_s` since it began. Its end is a
+    RecipeApplied with the new report."""
+
+    t_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
 class QualityProbe:
     """Perplexity of the active recipe on the fixed probe text, scored while the engine was idle."""
 
@@ -339,7 +406,7 @@ class Finished:
 
     job_id: int
     t_s: float
-    result: GenerationStats | PerplexityResult | None = None
+    result: GenerationStats | PerplexityResult | SpeedReport | None = None
 
 
 @dataclass(frozen=True)
@@ -363,4 +430,4 @@ class Failed:
 
 
 Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | Switched | RecipeApplied | RecipeFailed
-         | QualityProbe | Finished | Cancelled | Failed)
+         | Compiling | QualityProbe | Finished | Cancelled | Failed)

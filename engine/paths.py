@@ -12,6 +12,7 @@ from engine.errors import DynoError
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 RECIPES = RESOURCES / "recipes"
 PROBE_TEXT = RESOURCES / "evaluation" / "probe.txt"
+CALIBRATION_TEXT = RESOURCES / "evaluation" / "calibration.txt"
 
 
 def bundled_model() -> Path:

@@ -39,7 +39,7 @@ class Recipe:
                 raise DynoError(f"The recipe names {key} twice.", "Keep one of the two.")
         for options in self.options:
             others = tuple(o for o in self.options if o is not options)
-            clash = _technique(options.key).conflict(options, others)
+            clash = _technique(options.key).conflict(options, tuple(_technique(o.key) for o in others), others)
             if clash is not None:
                 raise clash
 
@@ -58,7 +58,7 @@ class Recipe:
     @functools.cached_property
     def label(self) -> str:
         """A few words for status lines and charts."""
-        parts = [_technique(o.key).short(o) for o in self.options]
+        parts = [part for o in self.options if (part := _technique(o.key).short(o))]
         return " + ".join(parts) or "fp32"
 
     @functools.cached_property

@@ -6,7 +6,7 @@ Undo is never a reverse operation: every variant is built from the masters, so s
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from engine.models.checkpoint import Masters, load_masters
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import KVCache
 from engine.models.tokenizer import Tokenizer
+from engine.paths import CALIBRATION_TEXT
 from engine.recipe import Recipe
-from engine.variant import Variant, build_variant
+from engine.techniques.base import BuildStep
+from engine.techniques.calibration import Calibrator
+from engine.variant import Variant, build_variant, compiled_capacity
 
 _CACHE_SHARE = 0.25
 _CACHE_STEP = 128
@@ -38,6 +41,9 @@ class Session:
         self._ids: list[int] = []
         self._owner: Variant | None = None
         self._filled_by = Recipe()
+        self._calibrator: Calibrator | None = None
+        # Called on the compiler's thread whenever its state has changed.
+        self.compiler_told: Callable[[Variant], None] = lambda variant: None
 
     @classmethod
     def open(cls, folder: Path, device: DeviceFacts) -> Session:
@@ -47,7 +53,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------------ recipes
 
-    def build(self, recipe: Recipe) -> Generator[tuple[int, int], None, Variant]:
+    def build(self, recipe: Recipe) -> Generator[BuildStep, None, Variant]:
         """The variant of a recipe: from the cache at once, else built step by step. Nothing is activated."""
         known = self._built.get(recipe)
         if known is not None:
@@ -55,7 +61,11 @@ class Session:
             known.report = replace(known.report, from_cache=True, build_s=0.0)
             return known
         self._evict(room_for=None)
-        variant = yield from build_variant(self.masters, recipe, self.device, self._make_room)
+        if self._calibrator is None:
+            text = CALIBRATION_TEXT.read_text(encoding="utf-8")
+            ids = self.tokenizer.encode(text, special_tokens=False)
+            self._calibrator = Calibrator(self.masters, ids, self.device)
+        variant = yield from build_variant(self.masters, recipe, self.device, self._calibrator, self._make_room)
         self._built[recipe] = variant
         self._evict(room_for=variant)
         return variant
@@ -63,6 +73,9 @@ class Session:
     def activate(self, variant: Variant) -> None:
         """Make a variant the one that runs from the next token on."""
         self.active = variant
+        if variant.compiled is not None:
+            variant.compiled.told = lambda: self.compiler_told(variant)
+            variant.compiled.begin(compiled_capacity(0, self.config.context))
         if self._owner is not variant and self._owner not in self._built.values():
             self._owner = None  # an evicted variant must not live on as the owner of a stale cache
 
@@ -121,13 +134,28 @@ class Session:
         self._ids = list(ids[:common])
         return common
 
-    def step(self, ids: Sequence[int]) -> torch.Tensor:
-        """Run new tokens after those in the cache; fp32 logits (V,) of the last one, on the CPU."""
+    def read(self, ids: Sequence[int]) -> torch.Tensor:
+        """Run a part of a prompt after what is in the cache; fp32 logits (V,) of its last token, on the CPU."""
         assert self.active is not None and self._cache is not None
         batch = torch.tensor([ids], device=self.device.torch_name)  # (1, T)
         logits = self.active.forward(batch, self._cache)[0, -1]  # (V,)
         self._ids.extend(ids)
         return logits.cpu()
+
+    def step(self, ids: Sequence[int]) -> torch.Tensor:
+        """Run one new token and those proposed after it; fp32 logits (T, V) of each, on the CPU."""
+        assert self.active is not None and self._cache is not None
+        batch = torch.tensor([ids], device=self.device.torch_name)  # (1, T)
+        logits = self.active.step(batch, self._cache)[0]  # (T, V)
+        self._ids.extend(ids)
+        return logits.cpu()
+
+    def forget(self, count: int) -> None:
+        """Take back the last `count` tokens: proposals that were not what the model says."""
+        if count:
+            assert self._cache is not None
+            self._cache.truncate(self._cache.length - count)
+            del self._ids[-count:]
 
     @property
     def switched(self) -> bool:
@@ -140,9 +168,17 @@ class Session:
         return self._filled_by
 
     def restart(self) -> list[int]:
-        """After a switch: an empty cache of the new variant's format. Returns the tokens that must be read again."""
+        """After a switch: an empty cache of the new variant's format. Returns the tokens that must be read again.
+
+        Raises DynoError where it does not fit; the old cache then stands, and the variant that filled it is active.
+        """
         assert self._cache is not None
         ids, capacity = self._ids, self._cache.capacity
+        try:
+            self._check_room(capacity, spare=self._cache.nbytes)
+        except DynoError:
+            self.active = self._owner or self.active
+            raise
         self._cache = None
         self._new_cache(capacity)
         return ids
@@ -150,11 +186,16 @@ class Session:
     def _new_cache(self, capacity: int) -> None:
         """Raises DynoError where the cache does not fit."""
         assert self.active is not None
-        need, free = self.active.report.kv_bytes_per_token * capacity, self.device.free_bytes()
+        self._check_room(capacity)
+        self._cache = self.active.new_cache(capacity)
+        self._owner, self._filled_by = self.active, self.active.recipe
+        self._ids = []
+
+    def _check_room(self, capacity: int, spare: int = 0) -> None:
+        """Raises DynoError where the active variant's cache would not fit, `spare` bytes being given back before."""
+        assert self.active is not None
+        need, free = self.active.report.kv_bytes_per_token * capacity, self.device.free_bytes() + spare
         if need > free:
             raise DynoError(f"A KV cache for {capacity:,} tokens needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are "
                             "free.",
                             "Choose a shorter longest reply, or close other programs.")
-        self._cache = self.active.new_cache(capacity)
-        self._owner, self._filled_by = self.active, self.active.recipe
-        self._ids = []

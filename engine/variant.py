@@ -6,36 +6,78 @@ Building is a generator, one layer a step, so that the engine can look at its co
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import DynoError
-from engine.kernels.choose import Weights, choose_kernel, parameter, tied_kernel
-from engine.kernels.linear import LinearKernel, tensor_memory
+from engine.kernels.choose import choose_kernel, tied_kernel
+from engine.kernels.compiled_step import CompiledStep
+from engine.kernels.embedding import Int8Embedding, RowsOnDemand
+from engine.kernels.flat_step import FlatStep
+from engine.kernels.linear import LinearKernel, Weights, parameter, tensor_memory
+from engine.kernels.token_step import DecoderStep, TokenStep
 from engine.messages import EngagedReport, LayerReport, TechniqueReport
 from engine.models.checkpoint import Masters
+from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
-from engine.models.gpt import Decoder, KVCache
+from engine.models.gpt import Decoder, Int8KVCache, KVCache, attend_plain
 from engine.recipe import Recipe
 from engine.techniques import technique
-from engine.techniques.draft import Draft
+from engine.techniques.base import BuildStep, Effect
+from engine.techniques.calibration import Calibrator
+from engine.techniques.draft import Draft, Lookup
 
 _HEADROOM = 0.92
+_COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
+_SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a forward pass. attention: a scaled-dot-product backend, "" for PyTorch's own choice."""
+
+    device: DeviceFacts
+    autocast: torch.dtype | None = None
+    attention: str = ""
+    tf32: bool = False
+
+    def __call__(self) -> contextlib.AbstractContextManager[object]:
+        """The contexts that are needed, entered together."""
+        if self.autocast is None and not self.attention and not self.tf32:
+            return contextlib.nullcontext()
+        return self._entered()
+
+    @contextlib.contextmanager
+    def _entered(self) -> Generator[None, None, None]:
+        with contextlib.ExitStack() as stack:
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.kind, dtype=self.autocast))
+            if self.attention:
+                backend = getattr(torch.nn.attention.SDPBackend, _SDPA[self.attention])
+                stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
+            if self.tf32:
+                old = torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cuda.matmul.allow_tf32 = True
+                stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", old)
+            yield
 
 
 @dataclass
 class Variant:
-    """One recipe's decoder and its report. `forward` is the seam at which a token step is run."""
+    """One recipe's decoder and its report. `token_step` runs the steps that make tokens, `forward` everything else."""
 
     decoder: Decoder
     report: EngagedReport
     device: DeviceFacts
-    autocast: torch.dtype | None
-    cache_dtype: torch.dtype
+    context: Context
+    cache_dtype: str
+    token_step: TokenStep
+    lookup: Lookup | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -45,30 +87,54 @@ class Variant:
     @torch.inference_mode()
     def forward(self, ids: Tensor, cache: KVCache | None, last_only: bool = True) -> Tensor:
         """fp32 logits (B, T, V), or (B, 1, V) with `last_only`, for ids (B, T) that follow the cache's content."""
-        with self._context():
+        with self.context():
             return self.decoder(ids, cache, last_only).float()  # type: ignore[no-any-return]
 
+    @torch.inference_mode()
+    def step(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """fp32 logits (1, T, V) for ids (1, T), at most MAX_ROWS of them: the step that makes tokens."""
+        with self.context():
+            return self.token_step(ids, cache).float()
+
     def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for `capacity` tokens in this variant's format."""
-        return KVCache(self.decoder.config, capacity, self.cache_dtype, self.device.torch_name)
+        """An empty cache for `capacity` tokens or more in this variant's format."""
+        config, device = self.decoder.config, self.device.torch_name
+        if isinstance(self.token_step, CompiledStep):
+            capacity = compiled_capacity(capacity, config.context)
+            return _zeroed(_new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, device))
+        return _new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, device)
 
-    def _context(self) -> contextlib.AbstractContextManager[object]:
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.kind, dtype=self.autocast)
+    @property
+    def compiled(self) -> CompiledStep | None:
+        """The compiled token step, where the recipe has one."""
+        return self.token_step if isinstance(self.token_step, CompiledStep) else None
+
+    def note_compilation(self) -> None:
+        """Bring the report up to date with what the compiler has done."""
+        step = self.compiled
+        if step is None:
+            return
+        words = {"ready": f"The token step was compiled in {step.compile_s:.1f} s, in the background.",
+                 "failed": f"Compiling failed, so the uncompiled decoder runs: {step.error}"}.get(step.state)
+        if words is None:
+            return
+        self.report = replace(self.report, techniques=tuple(
+            replace(t, engaged=step.state == "ready", detail=words, build_s=step.compile_s) if t.key == "compile" else t
+            for t in self.report.techniques))
 
 
-BuildSteps = Generator[tuple[int, int], None, Variant]
+BuildSteps = Generator[BuildStep, None, Variant]
 
 
-def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts,
+def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None = None,
                   make_room: Callable[[int], None] = lambda nbytes: None) -> BuildSteps:
-    """Build a recipe layer by layer, yielding (done, total). Raises DynoError where it cannot run or fit.
+    """Build a recipe layer by layer, yielding (stage, done, total). Raises DynoError where it cannot run or fit.
 
-    make_room(nbytes): free memory that can be spared, called before the check whether the weights fit.
+    calibrator: gives techniques that ask for it what activations look like. make_room(nbytes): free memory that can be
+    spared, called before the check whether the weights fit.
     """
     started_s = time.perf_counter()
-    draft, effects = _drafted(masters, recipe, device)
+    draft, effects = yield from _drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
     make_room(int(need / _HEADROOM))
     free = device.free_bytes()
@@ -83,58 +149,131 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts,
                             "Choose fewer bits or a smaller model, or close other programs.") from error
         raise
     device.synchronize()
-    autocast = torch_dtype(draft.autocast) if draft.autocast else None
-    cache_dtype = autocast or torch_dtype(draft.dtype)
+    variant = _finished(draft, decoder, recipe)
     layers = _layer_reports(decoder)
     inner = [layer for layer in layers if layer.name != "head"]
-    zeros = sum(layer.sparsity * layer.shape[0] * layer.shape[1] for layer in inner)
-    report = EngagedReport(
-        recipe=recipe, techniques=tuple(effects), layers=layers, weight_bytes=weight_bytes(decoder),
-        baseline_bytes=Draft(masters, device).total_bytes(),
-        kv_bytes_per_token=masters.config.kv_elements_per_token() * cache_dtype.itemsize,
-        cache_dtype=_dtype_name(cache_dtype), sparsity=zeros / sum(la.shape[0] * la.shape[1] for la in inner),
-        build_s=time.perf_counter() - started_s)
-    return Variant(decoder, report, device, autocast, cache_dtype)
+    zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in inner)
+    mapped = decoder.embed.master.nbytes if isinstance(decoder.embed, RowsOnDemand) else 0
+    variant.report = EngagedReport(
+        recipe=recipe, techniques=tuple(_technique_report(key, effect, layers, draft) for key, effect in effects),
+        layers=layers, weight_bytes=weight_bytes(decoder), baseline_bytes=Draft(masters, device).total_bytes(),
+        kv_bytes_per_token=cache_bytes_per_token(draft.config, variant.cache_dtype), cache_dtype=variant.cache_dtype,
+        sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
+        mapped_bytes=mapped, context=draft.config.context)
+    return variant
 
 
-def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts) -> tuple[Draft, list[TechniqueReport]]:
-    draft, reports = Draft(masters, device), []
+def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None,
+             ) -> Generator[BuildStep, None, tuple[Draft, list[tuple[str, Effect]]]]:
+    planned = getattr(recipe.get("precision"), "dtype", "fp32")
+    autocast = getattr(recipe.get("autocast"), "dtype", "")
+    draft, effects = Draft(masters, device, calibrator, planned, autocast), []
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key
         verdict = tech.available(options, device, masters.config)
         if not verdict.ok:
             raise DynoError(f"{tech.label} cannot run here: {verdict.reason}", f"Switch {tech.label} off.")
-        effect = tech.apply(options, draft)
-        reports.append(TechniqueReport(tech.key, tech.label, effect.engaged, effect.layers_touched,
-                                       effect.bytes_before, effect.bytes_after, effect.detail))
-    return draft, reports
+        effects.append((tech.key, (yield from tech.steps(options, draft))))
+    return draft, effects
 
 
 @torch.no_grad()
-def _assemble(draft: Draft) -> Generator[tuple[int, int], None, Decoder]:
-    config, device, target = draft.config, draft.device, torch_dtype(draft.dtype)
-    decoder = Decoder(config, skeleton=True)
+def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
+    device, target = draft.device, torch_dtype(draft.dtype)
+    decoder = Decoder(draft.config, skeleton=True)
     modules = dict(decoder.named_modules())
-    total = len(draft.layers)
+    total, compiled = len(draft.layers), bool(draft.compile)
+    shared = draft.shares_embedding
     for done, layer in enumerate(draft.layers.values()):
-        yield done, total
-        if layer.tied:
+        yield "Building", done, total
+        if layer.name == "head" and shared:
             continue
-        weights = Weights(draft.weight(layer.name), draft.bias(layer.name))
-        kernel = choose_kernel(weights, draft.dtype, layer.quantization, draft.autocast, device)
-        _put(modules, layer.name, kernel)
+        weights = Weights(draft.weight(layer.name), draft.bias(layer.name),
+                          draft.importance(layer.name) if draft.calibrated else None)
+        reference = weights.weight if not layer.edits else draft.reference(layer.name)
+        with draft.clock(layer.scheme_key or "precision"):
+            kernel = choose_kernel(weights, reference, draft.dtype, layer.scheme, draft.autocast, compiled, device)
+        place = draft.place(layer.name)
+        assert place is not None
+        _put(modules, place, kernel)
     linear = tuple(f"{name}." for name in draft.layers)
     for name in draft.masters:
-        if not name.startswith(linear):
-            owner, _, leaf = name.rpartition(".")
-            setattr(modules[owner], leaf, parameter(draft.masters[name].to(device.torch_name, target)))
-    if draft.layers["head"].tied:
-        embedding = decoder.embed.weight
-        assert isinstance(embedding, nn.Parameter)
-        _put(modules, "head", tied_kernel(embedding, draft.autocast, device))
-    yield total, total
+        place = draft.place(name)
+        if place is None or name.startswith(linear) or name == "embed.weight":
+            continue
+        owner, _, leaf = place.rpartition(".")
+        setattr(modules[owner], leaf, parameter(draft.masters[name].to(device.torch_name, target)))
+    _put_embedding(draft, decoder)
+    if draft.attention == "plain":
+        for block in decoder.blocks:
+            block.attn.attend = attend_plain  # type: ignore[union-attr]
+    yield "Building", total, total
     return decoder.eval()
+
+
+def _put_embedding(draft: Draft, decoder: Decoder) -> None:
+    """The embedding: shared with the head, int8 codes, rows of the file where a CPU can reach them, or a copy."""
+    device, target = draft.device, torch_dtype(draft.dtype)
+    master = draft.masters["embed.weight"]
+    if draft.embedding:
+        decoder.embed = Int8Embedding(master.to(torch.float32), target, device.torch_name)
+    elif draft.maps_embedding:
+        decoder.embed = RowsOnDemand(master, target)
+    else:
+        weight = parameter(master.to(device.torch_name, target))
+        decoder.embed.weight = weight
+        if draft.shares_embedding:
+            decoder.head = tied_kernel(weight, draft.autocast, bool(draft.compile), device)
+
+
+def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
+    """The variant around a decoder, its report still to come."""
+    autocast = torch_dtype(draft.autocast) if draft.autocast else None
+    device = draft.device
+    context = Context(device, autocast, draft.attention if draft.attention in _SDPA else "", draft.tf32)
+    step: TokenStep = FlatStep(decoder) if autocast is None else DecoderStep(decoder)
+    if draft.compile:
+        step = CompiledStep(decoder, device.torch_name, draft.compile, context,
+                            lambda capacity: _zeroed(_new_cache(decoder, capacity, draft.cache_dtype, autocast,
+                                                                device.torch_name)))
+    empty = EngagedReport(recipe, (), (), 0, 0, 0, draft.cache_dtype, 0.0, 0.0)
+    return Variant(decoder, empty, device, context, draft.cache_dtype, step, draft.lookup)
+
+
+def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str) -> KVCache:
+    if dtype == "int8":
+        computed = autocast or decoder.norm.weight.dtype
+        return Int8KVCache(decoder.config, capacity, computed, device)
+    return KVCache(decoder.config, capacity, torch_dtype(dtype), device)
+
+
+def _zeroed(cache: KVCache) -> KVCache:
+    """A step of fixed shapes multiplies unwritten positions by a weight of zero, so they must hold numbers."""
+    for tensor in cache.tensors():
+        tensor.zero_()
+    return cache
+
+
+def compiled_capacity(wanted: int, context: int) -> int:
+    """The capacity of a compiled step that holds `wanted` tokens: 512 times a power of two, or the whole context."""
+    capacity = _COMPILED_CAPACITY
+    while capacity < wanted:
+        capacity *= 2
+    return min(capacity, context)
+
+
+def _technique_report(key: str, effect: Effect, layers: tuple[LayerReport, ...], draft: Draft) -> TechniqueReport:
+    tech = technique(key)
+    assert tech is not None
+    mine = {draft.place(name) for name in effect.layers}
+    kernels: dict[str, int] = {}
+    for layer in layers:
+        if layer.name in mine:
+            kernels[layer.kernel] = kernels.get(layer.kernel, 0) + 1
+    return TechniqueReport(key, tech.label, effect.engaged, len(effect.layers), effect.bytes_before, effect.bytes_after,
+                           effect.detail, build_s=draft.spent_s.get(key, 0.0),
+                           kernels=tuple(sorted(kernels.items(), key=lambda item: -item[1])))
 
 
 def _put(modules: dict[str, nn.Module], name: str, kernel: LinearKernel) -> None:
@@ -146,7 +285,7 @@ def weight_bytes(decoder: Decoder) -> int:
     """Bytes of everything the decoder keeps alive, each block of memory once."""
     seen: dict[object, int] = {}
     for module in decoder.modules():
-        if isinstance(module, LinearKernel):
+        if isinstance(module, (LinearKernel, RowsOnDemand, Int8Embedding)):
             seen |= dict(module.memory())
         else:
             seen |= dict(tensor_memory(t) for t in module.parameters(recurse=False))
@@ -154,18 +293,14 @@ def weight_bytes(decoder: Decoder) -> int:
 
 
 def _layer_reports(decoder: Decoder) -> tuple[LayerReport, ...]:
-    embedding = tensor_memory(decoder.embed.weight)[0]
+    embedding = tensor_memory(decoder.embed.weight)[0] if isinstance(decoder.embed, nn.Embedding) else None
     reports = []
     for name, module in decoder.named_modules():
         if isinstance(module, LinearKernel):
             memory = dict(module.memory())
             reports.append(LayerReport(name, module.shape, module.dtype_name, module.sparsity, sum(memory.values()),
-                                       module.kernel, shared=embedding in memory))
+                                       module.kernel, shared=embedding in memory, error=module.error))
     return tuple(reports)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
 def _size(nbytes: int) -> str:

@@ -9,12 +9,14 @@ import ctypes
 import importlib.util
 import itertools
 import logging
+import os
 import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,9 @@ from engine.messages import (
     Cancel,
     Cancelled,
     Command,
+    Compiling,
     Evaluate,
+    Explain,
     Failed,
     Finished,
     Generate,
@@ -46,12 +50,21 @@ from engine.recipe import Recipe
 
 if TYPE_CHECKING:
     from engine.jobs import EngineState
+    from engine.variant import Variant
 
 log = logging.getLogger(__name__)
 
-_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score"}
+_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score", Explain: "profile"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
+_COMPILE_TICK_S = 1.0
+
+
+@dataclass(frozen=True)
+class _CompilerTold:
+    """Control, from the compiler's thread: the state of a variant's compilation changed."""
+
+    variant: Variant
 
 
 class Worker:
@@ -67,7 +80,8 @@ class Worker:
         self._probe_enabled = probe
         self._condition = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._control: deque[Command] = deque()
+        self._control: deque[Command | _CompilerTold] = deque()
+        self._compiling_told_s = 0.0
         self._wanted: Recipe | None = None
         self._stopping = False
         self._building = False
@@ -87,10 +101,15 @@ class Worker:
     def submit(self, command: Command) -> None:
         """Queue a job, or hand over control. Returns at once."""
         with self._condition:
-            if isinstance(command, (LoadModel, Generate, Evaluate)):
+            if isinstance(command, Job):
                 self._jobs.append(command)
             else:
                 self._control.append(command)
+            self._condition.notify()
+
+    def _tell(self, told: _CompilerTold) -> None:
+        with self._condition:
+            self._control.append(told)
             self._condition.notify()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
@@ -133,7 +152,8 @@ class Worker:
         self._state = EngineState(self._monitor)
         while not self._stopping:
             with self._condition:
-                self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted)
+                self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted or self._wanted,
+                                         _COMPILE_TICK_S if self._tell_compiling() else None)
                 job = self._jobs.popleft() if self._jobs and not self._control else None
             self._poll()
             if self._stopping:
@@ -159,6 +179,8 @@ class Worker:
             steps: jobs.JobSteps = jobs.load_job(self._state, job)
         elif isinstance(job, Generate):
             steps = jobs.generate_job(self._state, job)
+        elif isinstance(job, Explain):
+            steps = jobs.explain_job(self._state, job)
         else:
             steps = jobs.evaluate_job(self._state, job)
         try:
@@ -186,6 +208,7 @@ class Worker:
         self._outbox.put(Finished(job.job_id, now_s, result))
         if isinstance(job, LoadModel):
             self._probe_wanted = self._probe_enabled
+            self._listen_to_compiler()
             self._apply_wanted()
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -215,8 +238,39 @@ class Worker:
                 self._state.set_threads()
             elif isinstance(command, ApplyRecipe):
                 self._wanted = command.recipe
+            elif isinstance(command, _CompilerTold):
+                self._compiler_told(command.variant)
+        self._tell_compiling()
         if not self._building and not self._stopping:
             self._apply_wanted()
+
+    def _tell_compiling(self) -> bool:
+        """Say once a second how long the compiler has been at work; whether it is."""
+        session = self._state.session if self._state is not None else None
+        step = session.active.compiled if session is not None and session.active is not None else None
+        if step is None or step.state != "compiling":
+            return False
+        now_s = time.monotonic()
+        if now_s - self._compiling_told_s >= _COMPILE_TICK_S:
+            self._compiling_told_s = now_s
+            self._outbox.put(Compiling(now_s, step.elapsed_s))
+        return True
+
+    def _listen_to_compiler(self) -> None:
+        assert self._state is not None and self._state.session is not None
+        session = self._state.session
+        session.compiler_told = lambda variant: self._tell(_CompilerTold(variant))
+        if session.active is not None and session.active.compiled is not None:
+            self._tell(_CompilerTold(session.active))  # it may have ended before anyone listened
+
+    def _compiler_told(self, variant: Variant) -> None:
+        """The compiler is ready or has failed: the report changes, the recipe does not."""
+        assert self._state is not None
+        variant.note_compilation()
+        session = self._state.session
+        if session is not None and variant is session.active:
+            self._probe_wanted = self._probe_enabled
+            self._outbox.put(RecipeApplied(time.monotonic(), variant.report))
 
     def _cancel(self, job_id: int) -> None:
         assert self._state is not None
@@ -241,7 +295,8 @@ class Worker:
                 continue
             self._building = True
             try:
-                self._build(recipe)
+                if not self._build(recipe):
+                    break
             except Exception as error:
                 summary, hint = _for_people(error)
                 self._outbox.put(RecipeFailed(time.monotonic(), recipe, session.active.recipe, summary, hint,
@@ -249,18 +304,23 @@ class Worker:
             finally:
                 self._building = False
 
-    def _build(self, recipe: Recipe) -> None:
+    def _build(self, recipe: Recipe) -> bool:
+        """Build and activate. False where the reply under way was stopped: that comes first, the recipe after it."""
         assert self._state is not None and self._state.session is not None
         session, started_s = self._state.session, time.perf_counter()
         steps = session.build(recipe)
         try:
             while True:
-                done, total = next(steps)
-                self._outbox.put(Progress(0, time.monotonic(), f"Building {recipe.label}", done, total))
+                stage, done, total = next(steps)
+                self._outbox.put(Progress(0, time.monotonic(), stage, done, total))
                 self._poll()
                 if self._wanted is not None or self._stopping:
                     steps.close()
-                    return
+                    return True
+                if self._running and self._is_cancelled(self._running):
+                    steps.close()
+                    self._wanted = recipe
+                    return False
         except StopIteration as finished:
             session.activate(finished.value)
         self._state.build_s = time.perf_counter() - started_s
@@ -271,6 +331,7 @@ class Worker:
         if self._monitor is not None:
             self._monitor.mark(recipe.label, now_s)
         self._outbox.put(RecipeApplied(now_s, session.active.report))
+        return True
 
     # ----------------------------------------------------------------------------------------------------- probe
 
@@ -333,6 +394,10 @@ def _traceback_text(error: Exception) -> str:
 def _preload_torch() -> None:
     """Map torch's libraries before importing it. `import torch` would do so holding Python's global lock, and the
     window would stand still for it; a foreign call releases the lock."""
+    # Threads that wait for work spin this long before they sleep: enough for the gaps between two products. The default
+    # spins for milliseconds, and where another program wants the core a token then takes ten times as long.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     spec = importlib.util.find_spec("torch")
     if "torch" in sys.modules or spec is None or not spec.submodule_search_locations or sys.platform != "linux":
         return

@@ -30,6 +30,7 @@ class WindowActions(QObject):
     compose = Signal()
     export = Signal()
     stop = Signal()
+    explain = Signal()  # where does a token's time go?
     closing = Signal()  # after the engine has ended, before the store closes
 
 

@@ -43,6 +43,7 @@ from gui.context import AppContext, Dock, find_docks, find_pages
 from gui.shortcuts import ShortcutsDialog
 from gui.techniques.dock import remembered_recipe
 from gui.theme import icon, theme
+from gui.widgets.labels import ElidedLabel
 from gui.widgets.notice import Notice
 from gui.widgets.numbers import rate, size
 
@@ -144,8 +145,18 @@ class MainWindow(QMainWindow):
             self.resizeDocks([frames["monitor"]], [210], Qt.Orientation.Vertical)
 
     def _build_status(self) -> None:
-        self._status_model = QLabel(self.tr("Starting…"))
-        self._status_model.setAccessibleName(self.tr("Model, device, recipe, speed and memory"))
+        self._status_model = ElidedLabel(self.tr("Starting…"))
+        self._status_model.setAccessibleName(self.tr("Model, device and recipe"))
+        self._status_speed = QLabel()
+        self._status_speed.setAccessibleName(self.tr("Memory and speed"))
+        self._why = QPushButton(self.tr("Why isn't it faster?"))
+        self._why.setProperty("link", True)
+        self._why.setCursor(Qt.CursorShape.PointingHandCursor)
+        self._why.setToolTip(self.tr("Measure where the time of one token goes with the active recipe."))
+        self._why.setAccessibleName(self._why.text())
+        self._why.setAccessibleDescription(self._why.toolTip())
+        self._why.clicked.connect(self._context.actions.explain)
+        self._why.hide()
         self._status_job = QLabel()
         self._status_bar = QProgressBar()
         self._status_bar.setFixedWidth(120)
@@ -156,7 +167,9 @@ class MainWindow(QMainWindow):
         self._stop.clicked.connect(self._cancel_job)
         bar = self.statusBar()
         bar.setSizeGripEnabled(False)
-        bar.addWidget(self._status_model, 1)
+        bar.addWidget(self._status_model)
+        bar.addWidget(self._status_speed)
+        bar.addWidget(self._why)
         for widget in (self._status_job, self._status_bar, self._stop):
             bar.addPermanentWidget(widget)
         self._show_job()
@@ -188,6 +201,7 @@ class MainWindow(QMainWindow):
                               ("dark", self.tr("Theme: dark"))):
             self._add(view, title, "", lambda c=choice: self._set_theme(c))
         help_menu = self.menuBar().addMenu(self.tr("&Help"))
+        self._add(help_menu, self.tr("Why isn't it faster?"), "", self._context.actions.explain.emit)
         self._add(help_menu, self.tr("Keyboard shortcuts"), "F1", lambda: ShortcutsDialog(self).exec())
 
     def _add(self, menu, title: str, shortcut: str, slot) -> QAction:  # type: ignore[no-untyped-def]
@@ -307,16 +321,17 @@ class MainWindow(QMainWindow):
     def _refresh_status(self) -> None:
         model = self._model
         if model is None:
-            text = self.tr("Loading the model…") if self._jobs else self.tr("No model is loaded")
+            text, speed_text = self.tr("Loading the model…") if self._jobs else self.tr("No model is loaded"), ""
         else:
-            parts = [model.name, model.device_name, self._recipe]
+            text = "  ·  ".join((model.name, model.device_name, self._recipe))
+            speed_text = size(self._process.memory_info().rss)
             speed = self._context.monitor.latest("tokens_per_s")
             if speed is not None and speed == speed:
-                parts.append(rate(speed))
-            parts.append(size(self._process.memory_info().rss))
-            text = "  ·  ".join(parts)
-        if text != self._status_model.text():
-            self._status_model.setText(text)
+                speed_text += f"  ·  {rate(speed)}"  # last, beside the button that explains it
+        self._why.setVisible(model is not None)
+        for label, said in ((self._status_model, text), (self._status_speed, speed_text)):
+            if said != label.text():
+                label.setText(said)
 
     def _restyle(self) -> None:
         for button, name in self._nav:

@@ -11,9 +11,10 @@ T = TypeVar("T", str, int, float, bool)
 
 
 class Settings:
-    """Typed access to remembered values; an unreadable value falls back to its default."""
+    """Typed access to remembered values; an unreadable value falls back to its default. folder: the user's data."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._store = QSettings(str(folder / "settings.ini"), QSettings.Format.IniFormat)
 
     def get(self, key: str, default: T) -> T:

@@ -185,6 +185,10 @@ def _stylesheet(c: Colours) -> str:
     QPushButton[quiet="true"], QToolButton {{ background: transparent; border: 1px solid transparent;
         border-radius: 6px; padding: 4px 6px; }}
     QPushButton[quiet="true"]:hover, QToolButton:hover {{ background: {c.raised}; }}
+    QPushButton[link="true"] {{ background: transparent; border: 1px solid transparent; color: {c.accent};
+        padding: 1px 5px; }}
+    QPushButton[link="true"]:hover {{ background: {c.raised}; }}
+    QPushButton[quiet="true"]:focus, QPushButton[link="true"]:focus {{ border: 1px solid {c.accent}; }}
     QToolButton:checked {{ background: {c.accent_soft}; color: {c.accent}; }}
     QToolButton::menu-indicator {{ image: none; }}
     QLineEdit, QPlainTextEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: {c.surface};

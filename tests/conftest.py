@@ -38,7 +38,7 @@ seven. Then the lighthouse keeper wrote the number into his book, and the night 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expects_error_log: this test makes the app log an error on purpose")
-    # Known and answered in engine/kernels/linear.py; pytest resets the filter set there.
+    # Known and answered in engine/kernels/int8_dynamic.py; pytest resets the filter set there.
     config.addinivalue_line("filterwarnings", "ignore:torch.quantize_per_tensor, torch.quantize_per_channel")
 
 

@@ -6,29 +6,39 @@ Each maps (..., K) to (..., N), says which kernel runs, and lists the memory it 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# torch announces the end of its quantized tensor type; linear_prepack still takes nothing else, and docs/design.md
-# names what replaces it.
-warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
-
 _FEW_ROWS = 4
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A slot's fp32 weight (N, K) and bias (N,), edited by the recipe and ready to be laid out.
+
+    importance: mean square of each input, (K,), where the recipe was calibrated: the weight of an error in a column.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    importance: Tensor | None = None
 
 
 class LinearKernel(nn.Module):
     """y = x W^T + b. kernel: the name shown to the user. shape: (N, K). dtype_name: of the weight as stored.
 
-    sparsity: share of exact zeros in the weight; set by whoever still has it dense.
+    sparsity: share of exact zeros in the weight. error: Frobenius norm of the change against the master, over the
+    master's. Both are set by whoever still has the weight dense.
     """
 
     kernel = ""
     sparsity = 0.0
+    error = 0.0
 
     def __init__(self, weight: Tensor, dtype_name: str = "") -> None:
         super().__init__()
@@ -109,31 +119,6 @@ class Half16Linear(LinearKernel):
         return self.weight.detach().float()
 
 
-class Int8DynamicLinear(LinearKernel):
-    """int8 codes, one scale per row; activations quantized per call (torch.ops.quantized.linear_dynamic, FBGEMM).
-
-    scale = max|row| / 127, code = round(w / scale). nbytes: what the packed weight takes (see packing.fbgemm_bytes).
-    """
-
-    kernel = "FBGEMM int8, dynamic activations"
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, reduce_range: bool, nbytes: int) -> None:
-        super().__init__(weight, "int8")
-        scale = (weight.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
-        zero = torch.zeros(weight.shape[0], dtype=torch.long)
-        codes = torch.quantize_per_channel(weight.contiguous(), scale, zero, 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(codes, bias)
-        self._reduce_range = reduce_range
-        self._bytes = nbytes + (bias.nbytes if bias is not None else 0)
-        self._run = torch.ops.quantized.linear_dynamic
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return self._run(x, self._packed, self._reduce_range)  # type: ignore[no-any-return]
-        return self._run(x.float(), self._packed, self._reduce_range).to(x.dtype)  # type: ignore[no-any-return]
-
-    def memory(self) -> Iterator[tuple[object, int]]:
-        yield id(self._packed), self._bytes
-
-    def dense(self) -> Tensor:
-        return torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()  # type: ignore[no-any-return]
+def parameter(tensor: Tensor) -> nn.Parameter:
+    """A frozen parameter around a tensor."""
+    return nn.Parameter(tensor.contiguous(), requires_grad=False)

@@ -159,6 +159,14 @@ class ModelConfig:
         }
 
 
+def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
+    """Bytes of the KV cache for one position. int8 keeps an fp32 scale for every head, of keys and of values."""
+    elements = config.kv_elements_per_token()
+    if dtype == "int8":
+        return elements + 4 * elements // config.head_dim
+    return elements * (4 if dtype == "fp32" else 2)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

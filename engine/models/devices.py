@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,8 +34,14 @@ class DeviceFacts:
     packed_linear: bool = False
     int8_kernels: bool = False
     vnni: bool = False
+    int8_weight_kernel: bool = False
+    int4_kernel: bool = False
     bf16: bool = True
     fp16: bool = True
+    tf32: bool = False
+    fp8: bool = False
+    sparse24: bool = False
+    compiler: bool = False
     free_bytes_override: int | None = None
 
     @property
@@ -71,9 +79,13 @@ def find_devices() -> tuple[DeviceFacts, ...]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
+            level = (properties.major, properties.minor)
+            nvidia = torch.version.hip is None
             found.append(DeviceFacts("cuda", properties.name, properties.total_memory, index,
-                                     cores=properties.multi_processor_count,
-                                     bf16=torch.cuda.is_bf16_supported(including_emulation=False)))
+                                     cores=properties.multi_processor_count, bf16=level >= (8, 0),
+                                     tf32=nvidia and level >= (8, 0), int4_kernel=nvidia and level >= (8, 0),
+                                     fp8=nvidia and level >= (8, 9), sparse24=nvidia and level >= (8, 0),
+                                     compiler=_finds("triton") and has_compiler()))
     if torch.backends.mps.is_available():
         found.append(DeviceFacts("mps", "Apple GPU", psutil.virtual_memory().total))
     found.append(_cpu())
@@ -104,7 +116,19 @@ def _cpu() -> DeviceFacts:
         and _has_packed_ops(),
         int8_kernels="fbgemm" in torch.backends.quantized.supported_engines,
         vnni=torch.cpu._is_vnni_supported(),
+        int8_weight_kernel=hasattr(torch.ops.aten, "_weight_int8pack_mm"),
+        int4_kernel=hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"), compiler=has_compiler(),
     )
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile would find a C++ compiler."""
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ((named,) if named else ("g++", "clang++", "cl")))
+
+
+def _finds(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def usable_cores() -> int:

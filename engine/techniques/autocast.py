@@ -35,6 +35,7 @@ class Autocast(Technique):
     group = "Precision"
     summary = "Keep fp32 weights, run matrix products in 16 bits."
     options_type = AutocastOptions
+    case_field = "dtype"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         assert isinstance(options, AutocastOptions)
@@ -42,12 +43,13 @@ class Autocast(Technique):
             return Verdict(False, f"{device.name} has no bf16 arithmetic.")
         return Verdict(True)
 
-    def conflict(self, options: Options, others: tuple[Options, ...]) -> DynoError | None:
-        cast = next((o for o in others if o.key == "precision"), None)
-        if cast is not None and getattr(cast, "dtype", "fp32") != "fp32":
-            return DynoError("Autocast works on fp32 weights, but Precision has already cast them.",
-                             "Set Precision to fp32, or switch Autocast off.")
-        return None
+    def conflict(self, options: Options, others: tuple[Technique, ...],
+                 their_options: tuple[Options, ...]) -> DynoError | None:
+        cast = next((o for o in their_options if o.key == "precision"), None)
+        if cast is not None and getattr(cast, "dtype", "fp32") in ("bf16", "fp16"):
+            return DynoError("Autocast works on fp32 weights, but Precision casts them to "
+                             f"{getattr(cast, 'dtype', '')}.", "Set Precision to fp32, or switch Autocast off.")
+        return super().conflict(options, others, their_options)
 
     def short(self, options: Options) -> str:
         assert isinstance(options, AutocastOptions)
@@ -56,9 +58,9 @@ class Autocast(Technique):
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, AutocastOptions)
         draft.autocast = options.dtype
-        dense = [layer for layer in draft.layers.values() if not layer.quantization]
-        size = sum(draft.layer_bytes(layer) for layer in dense)
-        return Effect(len(dense), size, size,
+        dense = [layer for layer in draft.layers.values() if layer.scheme is None]
+        size = sum(draft.layer_bytes(layer) for layer in dense if not layer.tied)
+        return Effect(tuple(layer.name for layer in dense), size, size,
                       f"{len(dense)} layers multiply in {options.dtype}; weights stay fp32 and are cast at every call, "
                       "so nothing gets smaller.", engaged=bool(dense))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +39,9 @@ class Options:
             value, meta = getattr(self, field.name), field.metadata
             name = f"{self.key}: {meta['label'].lower()}"
             if meta["choices"]:
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    value = f"{value:g}"  # a choice such as 32 reads as a number on the command line
+                    object.__setattr__(self, field.name, value)
                 if value not in meta["choices"]:
                     raise DynoError(f"{name} is {value!r}, which is not a choice.",
                                     f"Choose one of: {', '.join(meta['choices'])}.")
@@ -60,20 +64,31 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one technique did to the draft: layers touched, their bytes before and after, and a plain sentence."""
+    """What one technique did to the draft: names of the layers touched, their bytes before and after, and a plain
+    sentence."""
 
-    layers_touched: int
+    layers: tuple[str, ...]
     bytes_before: int
     bytes_after: int
     detail: str
     engaged: bool = True
 
 
+BuildStep = tuple[str, int, int]
+"""(what is being done, done, total): total 0 where it is not known."""
+
+Steps = Generator[BuildStep, None, Effect]
+
+
 class Technique(ABC):
     """One way of making a model smaller or faster.
 
-    order: place in the fixed sequence prune (10s), quantize (30s), cast (40s), KV cache (50s), autocast (60s).
+    order: place in the fixed sequence prune (10s), quantize (30s), cast (40s), KV cache (50s), autocast (60s),
+    attention (65), compile (70), decoding (80).
     group: the heading it stands under in the panel.
+    case_field: the option whose choices can each be possible or not on a device; empty where there is none.
+    neutral: the choice of it that leaves the model as it is, so that choosing it is switching off; empty for none.
+    exclusive: techniques with the same word here do the same job, so a recipe holds one of them.
     """
 
     order: ClassVar[int]
@@ -81,6 +96,9 @@ class Technique(ABC):
     group: ClassVar[str]
     summary: ClassVar[str]
     options_type: ClassVar[type[Options]]
+    case_field: ClassVar[str] = ""
+    neutral: ClassVar[str] = ""
+    exclusive: ClassVar[str] = ""
 
     @property
     def key(self) -> str:
@@ -91,23 +109,38 @@ class Technique(ABC):
         """Whether it can run on this device and model; the reason stands on the disabled switch."""
         return Verdict(True)
 
-    def conflict(self, options: Options, others: tuple[Options, ...]) -> DynoError | None:
+    def conflict(self, options: Options, others: tuple[Technique, ...],
+                 their_options: tuple[Options, ...]) -> DynoError | None:
         """Why these options cannot stand beside the others, with the remedy; None where they can."""
-        return None
+        rival = next((t for t in others if self.exclusive and t.exclusive == self.exclusive), None)
+        if rival is None:
+            return None
+        return DynoError(f"{self.label} and {rival.label} are both {self.exclusive}; a recipe holds one.",
+                         f"Switch {rival.label} off first.")
 
     @abstractmethod
     def short(self, options: Options) -> str:
         """A few characters for a recipe's label, such as "L1 50 %"."""
 
-    @abstractmethod
+    def steps(self, options: Options, draft: Draft) -> Steps:
+        """apply() as a generator, for techniques whose scoring takes long enough to show progress or to be stopped."""
+        return self.apply(options, draft)
+        yield  # makes this a generator
+
     def apply(self, options: Options, draft: Draft) -> Effect:
         """Record in the draft what this technique does to weights, layers, cache or context."""
+        raise NotImplementedError
+
+
+def case_name(technique: Technique, options: Options) -> str:
+    """The choice these options make among the technique's cases; empty where it has none."""
+    return str(getattr(options, technique.case_field)) if technique.case_field else ""
 
 
 def cases(technique: Technique) -> list[tuple[str, Options]]:
-    """(name, options) of every dtype a technique offers; one unnamed case with its defaults where it offers none."""
-    fields = dataclasses.fields(technique.options_type)
-    choices = next((f.metadata["choices"] for f in fields if f.name == "dtype"), None)
-    if choices is None:
+    """(name, options) of every case a technique offers; one unnamed case with its defaults where it offers none."""
+    if not technique.case_field:
         return [("", technique.options_type())]
-    return [(name, technique.options_type(dtype=name)) for name in choices]  # type: ignore[call-arg]
+    fields = {f.name: f for f in dataclasses.fields(technique.options_type)}
+    return [(name, technique.options_type(**{technique.case_field: name}))
+            for name in fields[technique.case_field].metadata["choices"]]

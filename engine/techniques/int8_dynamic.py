@@ -9,21 +9,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from engine.kernels.packing import fbgemm_bytes
+from engine.kernels.scheme import Scheme
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
-from engine.techniques.base import Effect, Options, Technique, Verdict, option
+from engine.techniques.base import Effect, Options, Technique, Verdict
+from engine.techniques.quantizing import EXCLUSIVE, embedding_option, head_option, quantize
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.kernels.linear import LinearKernel, Weights
     from engine.techniques.draft import Draft
 
 
 @dataclass(frozen=True)
+class Int8DynamicScheme(Scheme):
+    """Codes packed by FBGEMM."""
+
+    name = "int8"
+
+    def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
+        return fbgemm_bytes(shape, device)
+
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+        from engine.kernels.int8_dynamic import Int8DynamicLinear
+        from engine.kernels.rounding import round_rows
+
+        codes, scale = round_rows(weights.weight)
+        return Int8DynamicLinear(codes, scale, weights.bias, device), codes.float().mul_(scale[:, None])
+
+
+@dataclass(frozen=True)
 class Int8DynamicOptions(Options):
-    """head: whether the output head is quantized too."""
+    """head, embedding: whether they are quantized too."""
 
     key: ClassVar[str] = "int8-dynamic"
-    head: str = option("keep", "Output head", "The head decides between all words and loses most by rounding; "
-                       "quantizing a tied head also costs a second copy of it.", choices=("keep", "quantize"))
+    head: str = head_option()
+    embedding: str = embedding_option()
 
 
 class Int8Dynamic(Technique):
@@ -32,7 +55,8 @@ class Int8Dynamic(Technique):
     order = 30
     label = "int8 dynamic"
     group = "Quantization"
-    summary = "Weights and activations in 8 bits; activations are scaled at every call."
+    summary = "Weights and activations in 8 bits; activations are scaled at every call. The fastest on a CPU."
+    exclusive = EXCLUSIVE
     options_type = Int8DynamicOptions
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
@@ -43,20 +67,14 @@ class Int8Dynamic(Technique):
         return Verdict(True)
 
     def short(self, options: Options) -> str:
-        return "int8"
+        assert isinstance(options, Int8DynamicOptions)
+        return "int8" + (" with head" if options.head != "keep" else "")
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, Int8DynamicOptions)
-        layers = list(draft.layers.values()) if options.head == "quantize" else list(draft.inner())
-        before = sum(draft.layer_bytes(layer) for layer in layers if not layer.tied)
-        for layer in layers:
-            layer.quantization = "int8-dynamic"
-            layer.tied = False
-        after = sum(draft.layer_bytes(layer) for layer in layers)
-        codes = sum(layer.numel for layer in layers)
-        padding = f" Packing pads them to {after / codes:.1f} times their size." if after > 1.1 * codes else ""
-        return Effect(len(layers), before, after,
-                      f"{len(layers)} layers hold int8 codes, one scale per row.{padding}")
+        scheme = Int8DynamicScheme()
+        return quantize(draft, self.key, scheme, scheme if options.head != "keep" else None, options.embedding,
+                        "int8 codes, one scale per row")
 
 
 TECHNIQUE = Int8Dynamic()

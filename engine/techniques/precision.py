@@ -12,7 +12,7 @@ from engine.techniques.base import Effect, Options, Technique, Verdict, option
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
 
-DTYPES = ("fp32", "bf16", "fp16")
+DTYPES = ("fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class PrecisionOptions(Options):
     """dtype of weights and activations."""
 
     key: ClassVar[str] = "precision"
-    dtype: str = option("bf16", "Data type", "fp32 is exact; bf16 keeps fp32's range in half the bytes; fp16 keeps "
-                        "more digits in half the bytes but overflows above 65,504.", choices=DTYPES)
+    dtype: str = option("bf16", "Data type", "fp32 is exact; tf32 keeps fp32 weights and rounds inside the products "
+                        "of NVIDIA cards; bf16 keeps fp32's range in half the bytes; fp16 keeps more digits in half "
+                        "the bytes but overflows above 65,504.", choices=DTYPES)
 
 
 class Precision(Technique):
@@ -32,11 +33,18 @@ class Precision(Technique):
     group = "Precision"
     summary = "Keep weights and activations in fewer bits."
     options_type = PrecisionOptions
+    case_field = "dtype"
+    neutral = "fp32"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         assert isinstance(options, PrecisionOptions)
         if options.dtype == "bf16" and not device.bf16:
             return Verdict(False, f"{device.name} has no bf16 arithmetic.")
+        if options.dtype == "tf32" and not device.tf32:
+            return Verdict(False, "tf32 is a mode of NVIDIA tensor cores (Ampere and later); "
+                           f"{device.name} has none.")
+        if options.dtype == "fp16" and not device.fp16:
+            return Verdict(False, f"{device.name} has no fp16 arithmetic.")
         return Verdict(True)
 
     def short(self, options: Options) -> str:
@@ -45,12 +53,16 @@ class Precision(Technique):
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, PrecisionOptions)
-        dense = [layer for layer in draft.layers.values() if not layer.quantization]
+        dense = tuple(layer.name for layer in draft.layers.values() if layer.scheme is None)
         before = draft.total_bytes()
+        if options.dtype == "tf32":
+            draft.tf32 = True
+            return Effect(dense, before, before, f"{len(dense)} linear layers multiply in tf32; weights stay fp32.",
+                          engaged=bool(dense))
         draft.dtype = options.dtype
         skipped = len(draft.layers) - len(dense)
-        kept = f"; {skipped} quantized layers keep int8" if skipped else ""
-        return Effect(len(dense), before, draft.total_bytes(),
+        kept = f"; {skipped} quantized layers keep their codes" if skipped else ""
+        return Effect(dense, before, draft.total_bytes(),
                       f"{len(dense)} linear layers, embeddings and norms in {options.dtype}{kept}.")
 
 

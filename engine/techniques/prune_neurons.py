@@ -2,7 +2,8 @@
 
 A neuron is a row of the up matrix (and of the gate) together with its column of the down matrix. Its score is the
 product of the Euclidean norms of what goes in and what comes out, so that a neuron counts by what it can contribute;
-the weakest neurons of each layer go. Rows left are a multiple of 8, which is what the kernels like.
+or, calibrated, by what it did contribute on a text: E[h_j^2] ||W_down[:, j]||^2. The weakest neurons of each layer go.
+Rows left are a multiple of 8, which is what the kernels like.
 """
 
 from __future__ import annotations
@@ -10,23 +11,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.techniques.base import Effect, Options, Technique, option
+from engine.techniques.base import Effect, Options, Steps, Technique, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.techniques.draft import Draft, Edit
+    from engine.techniques.draft import Draft
 
 _MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class PruneNeuronsOptions(Options):
-    """amount: share of each layer's neurons removed."""
+    """amount: share of each layer's neurons removed. score: by the weights alone, or by use on a calibration text."""
 
     key: ClassVar[str] = "prune-neurons"
     amount: float = option(0.3, "Amount", "Share of each layer's feed-forward neurons that are removed.",
                            unit="share", low=0.0, high=0.9, step=0.05)
+    score: str = option("magnitude", "Score", "magnitude looks at the weights alone; activation at what each neuron "
+                        "contributed on a calibration text.", choices=("magnitude", "activation"))
 
 
 class PruneNeurons(Technique):
@@ -42,25 +45,32 @@ class PruneNeurons(Technique):
         assert isinstance(options, PruneNeuronsOptions)
         return f"neurons -{100 * options.amount:.0f} %"
 
-    def apply(self, options: Options, draft: Draft) -> Effect:
+    def steps(self, options: Options, draft: Draft) -> Steps:
         assert isinstance(options, PruneNeuronsOptions)
         c = draft.config
         keep = neurons_left(c.intermediate_size, options.amount)
         if keep == c.intermediate_size:
-            return Effect(0, 0, 0, "Nothing to remove at this amount.", engaged=False)
+            return Effect((), 0, 0, "Nothing to remove at this amount.", engaged=False)
+        if options.score == "activation":
+            yield from draft.calibrate()
+        names: list[str] = []
         before = after = 0
-        for i in range(c.n_layers):
+        for done, i in enumerate(draft.blocks):
+            yield "Scoring the neurons", done, c.n_layers
             up, down = draft.layers[f"blocks.{i}.mlp.up"], draft.layers[f"blocks.{i}.mlp.down"]
+            names += [up.name, down.name]
             before += draft.layer_bytes(up) + draft.layer_bytes(down)
-            scores = neuron_scores(draft.weight(up.name), draft.weight(down.name), c.gated)
-            kept = scores.topk(keep).indices.sort().values  # (keep,)
-            rows = _with_gate(kept, c.intermediate_size) if c.gated else kept
-            up.weight_edits.append(_selecting(rows, 0))
-            up.bias_edits.append(_selecting(rows, 0))
-            down.weight_edits.append(_selecting(kept, 1))
-            up.shape, down.shape = (len(rows), up.shape[1]), (down.shape[0], keep)
+            with draft.clock(self.key):
+                if options.score == "activation":
+                    scores = draft.reference(down.name).square().sum(dim=0) * draft.importance(down.name)
+                else:
+                    scores = neuron_scores(draft.reference(up.name), draft.reference(down.name), c.gated)
+                kept = scores.topk(keep).indices.sort().values  # (keep,)
+            up.cut_rows(_with_gate(kept, c.intermediate_size) if c.gated else kept)
+            down.cut_columns(kept)
             after += draft.layer_bytes(up) + draft.layer_bytes(down)
-        return Effect(2 * c.n_layers, before, after,
+        draft.reshape(intermediate_size=keep)
+        return Effect(tuple(names), before, after,
                       f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in each of "
                       f"{c.n_layers} layers.")
 
@@ -87,10 +97,6 @@ def _with_gate(kept: Tensor, size: int) -> Tensor:
     import torch
 
     return torch.cat((kept, kept + size))
-
-
-def _selecting(index: Tensor, dim: int) -> Edit:
-    return lambda tensor: tensor.index_select(dim, index)
 
 
 TECHNIQUE = PruneNeurons()

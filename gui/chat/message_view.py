@@ -130,6 +130,10 @@ class ReplyView(MessageView):
         if stats.output_tokens:
             parts.append(self.tr("first after {time}").format(time=duration(stats.ttft_s)))
             parts.append(self.tr("perplexity {value}").format(value=f"{stats.perplexity:.2f}"))
+        if stats.drafted_tokens:
+            share = stats.accepted_tokens / stats.drafted_tokens
+            parts.append(self.tr("lookup {share} % of {n} right").format(share=round(100 * share),
+                                                                         n=stats.drafted_tokens))
         parts.append(stats.recipe)
         endings = {"length": self.tr("cut at the longest reply"), "context": self.tr("the context is full"),
                    "stopped": self.tr("stopped")}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from PySide6.QtCore import QSignalBlocker, QTimer, Signal
 from PySide6.QtWidgets import QHBoxLayout, QWidget
 
-from gui.techniques.controls import NumberBox, Slider
+from gui.widgets.controls import NumberBox, Slider
 
 PAUSE_MS = 250
 

@@ -16,11 +16,11 @@ from gui.context import Page
 from gui.settings import Settings
 from gui.settings_room.about import about_lines
 from gui.settings_room.number_setting import NumberSetting
-from gui.techniques.labels import TextLabel, quiet, set_icon
-from gui.techniques.segments import Segments
-from gui.techniques.switch import PAD, Switch
-from gui.techniques.words import NBSP
 from gui.theme import theme
+from gui.widgets.labels import TextLabel, quiet, set_icon
+from gui.widgets.segments import Segments
+from gui.widgets.switch import PAD, Switch
+from gui.widgets.words import NBSP
 
 if TYPE_CHECKING:
     from gui.context import AppContext

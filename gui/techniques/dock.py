@@ -18,7 +18,9 @@ __all__ = ["DOCK", "remembered_recipe"]
 
 def make(context: AppContext) -> TechniquePanel:
     """The panel on the app's bridge and settings."""
-    return TechniquePanel(context.bridge, context.settings)
+    panel = TechniquePanel(context.bridge, context.settings)
+    context.actions.explain.connect(panel.open_why)
+    return panel
 
 
 DOCK = Dock("techniques", str(QT_TRANSLATE_NOOP("docks", "Techniques")), Qt.DockWidgetArea.RightDockWidgetArea, make)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PySide6.QtWidgets import QFrame, QVBoxLayout, QWidget
 
 from engine.messages import ModelInfo
-from gui.techniques.labels import TextLabel, quiet
-from gui.techniques.words import NBSP, count_text, size_text
+from gui.widgets.labels import TextLabel, quiet
+from gui.widgets.words import NBSP, count_text, size_text
 
 
 class ModelHead(QFrame):

@@ -28,9 +28,9 @@ from PySide6.QtWidgets import (
 )
 
 from engine.messages import EngagedReport, LayerReport
-from gui.techniques.labels import engine_text, quiet, set_icon
-from gui.techniques.words import percent_text, size_text
 from gui.theme import small_font, theme
+from gui.widgets.labels import engine_text, quiet, set_icon
+from gui.widgets.words import percent_text, size_text
 
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 _Index = QModelIndex | QPersistentModelIndex
@@ -38,12 +38,13 @@ _Index = QModelIndex | QPersistentModelIndex
 
 @dataclass(frozen=True)
 class _Column:
-    """shown: what stands in the cell. plain: what is sorted and copied."""
+    """shown: what stands in the cell. plain: what is sorted and copied. about: the title's tool tip."""
 
     title: str
     shown: Callable[[LayerReport], str]
     plain: Callable[[LayerReport], Any]
     number: bool = False
+    about: str = ""
 
 
 def _columns() -> tuple[_Column, ...]:
@@ -58,6 +59,9 @@ def _columns() -> tuple[_Column, ...]:
         _Column(tr("Shape"), shape, lambda la: la.shape[0] * la.shape[1], number=True),
         _Column(tr("Type"), lambda la: la.dtype, lambda la: la.dtype),
         _Column(tr("Zeros"), lambda la: percent_text(la.sparsity), lambda la: la.sparsity, number=True),
+        _Column(tr("Error"), lambda la: percent_text(la.error) if la.error else "–", lambda la: la.error, number=True,
+                about=tr("How far the weight is from the model's own: the norm of the difference over the norm of the "
+                         "weight.")),
         _Column(tr("Bytes"), lambda la: size_text(la.nbytes), lambda la: la.nbytes, number=True),
         _Column(tr("Kernel"), lambda la: engine_text(la.kernel), lambda la: la.kernel),
         _Column(tr("Shared"), lambda la: tr("with the embedding") if la.shared else "–", lambda la: la.shared),
@@ -105,6 +109,8 @@ class LayerModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole:
             side = Qt.AlignmentFlag.AlignRight if self.columns[section].number else Qt.AlignmentFlag.AlignLeft
             return side | Qt.AlignmentFlag.AlignVCenter
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return self.columns[section].about or None
         return self.columns[section].title if role == Qt.ItemDataRole.DisplayRole else None
 
     def tsv(self, rows: list[int]) -> str:

@@ -1,27 +1,23 @@
 """The form of a technique's options, made from the metadata of its dataclass: label, help, unit, limits, choices.
 
 A share (unit "share", 0 to 1) is a slider with a percent box. Moving a slider asks for nothing until it is let go or
-has rested: each answer costs the engine a build.
+has rested: each answer costs the engine a build. Choices are compact: name and box on one line, and, where there are
+several and nothing else, what they mean behind a fold.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from PySide6.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
-from PySide6.QtGui import QStandardItemModel
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.techniques.base import Options
-from gui.techniques.controls import ChoiceBox, NumberBox, Slider
-from gui.techniques.labels import engine_text, quiet
-from gui.techniques.switch import Switch
-from gui.techniques.words import NBSP
-
-PAUSE_MS = 250
+from gui.techniques.option_fields import BoolField, ChoiceField, Field, make_field
+from gui.widgets.fold import FoldButton
+from gui.widgets.labels import TextLabel, engine_text, quiet
 
 
 class OptionForm(QWidget):
@@ -31,28 +27,27 @@ class OptionForm(QWidget):
     edited = Signal(object)
     refused = Signal(object)
 
-    def __init__(self, name: str, options: Options, parent: QWidget | None = None) -> None:
-        """name: the technique's, for assistive technology. options: what to show at first."""
+    def __init__(self, name: str, options: Options, case_field: str = "", parent: QWidget | None = None) -> None:
+        """name: the technique's, for assistive technology. options: what to show at first. case_field: the option
+        whose choices may be impossible on a device."""
         super().__init__(parent)
         self.options = options
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        self.fields: dict[str, _Field] = {}
-        for field in dataclasses.fields(options):
-            meta, label = field.metadata, engine_text(field.metadata["label"])
-            editor = _make_field(field, f"{name}: {label}")
-            caption, about = quiet(label, self), quiet(engine_text(meta["help"]), self)
-            editor.widget.setToolTip(about.text())
-            for control in editor.controls:
-                control.setAccessibleDescription(about.text())
-            caption.setBuddy(editor.controls[0])
-            if not isinstance(editor, _BoolField):
-                column.addWidget(caption)
-            column.addWidget(editor.widget)
-            column.addWidget(about)
+        self._case_field = case_field
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(4)
+        self.fields: dict[str, Field] = {}
+        self._helps: list[TextLabel] = []
+        fields = dataclasses.fields(options)
+        folded = len(fields) > 1 and all(f.metadata["choices"] for f in fields)
+        for field in fields:
+            label, about = engine_text(field.metadata["label"]), engine_text(field.metadata["help"])
+            editor = make_field(field, f"{name}: {label}")
+            self._add(editor, label, about, folded)
             editor.settled.connect(lambda name=field.name: self._settle(name))
             self.fields[field.name] = editor
+        if folded:
+            self._add_fold(name)
         self.show_options(options)
 
     def show_options(self, options: Options) -> None:
@@ -62,10 +57,48 @@ class OptionForm(QWidget):
             editor.show_value(getattr(options, name))
 
     def set_reasons(self, reasons: Mapping[str, str]) -> None:
-        """choice -> why it cannot be had here; those choices are shown but cannot be picked."""
-        for editor in self.fields.values():
-            if isinstance(editor, _ChoiceField):
-                editor.set_reasons(reasons)
+        """choice of the case field -> why it cannot be had here."""
+        editor = self.fields.get(self._case_field)
+        if isinstance(editor, ChoiceField):
+            editor.set_reasons(reasons)
+
+    def _add(self, editor: Field, label: str, about: str, folded: bool) -> None:
+        caption = quiet(label, self)
+        caption.setBuddy(editor.controls[0])
+        for control in editor.controls:
+            control.setAccessibleDescription(about)
+        for widget in (editor.widget, caption):
+            widget.setToolTip(about)
+        help_line = quiet(f"{label}: {about}" if folded else about, self)
+        if isinstance(editor, ChoiceField):
+            row = QHBoxLayout()
+            row.setSpacing(8)
+            row.addWidget(caption, 1)
+            row.addWidget(editor.widget, 1)
+            self._column.addLayout(row)
+            self._column.addWidget(editor.reasons)
+        else:
+            caption.setHidden(isinstance(editor, BoolField))  # a switch has its words itself
+            self._column.addWidget(caption)
+            self._column.addWidget(editor.widget)
+        if folded:
+            self._helps.append(help_line)
+        else:
+            self._column.addWidget(help_line)
+
+    def _add_fold(self, name: str) -> None:
+        self.fold = FoldButton(self.tr("What these mean"))
+        self.fold.setAccessibleName(self.tr("What the options of {technique} mean").format(technique=name))
+        self.fold.setAccessibleDescription(self.tr("Show or hide a sentence about each option."))
+        self.fold.toggled.connect(self._unfold)
+        self._column.addWidget(self.fold)
+        for help_line in self._helps:
+            self._column.addWidget(help_line)
+        self._unfold(False)
+
+    def _unfold(self, unfolded: bool) -> None:
+        for help_line in self._helps:
+            help_line.setVisible(unfolded)
 
     def _settle(self, name: str) -> None:
         value = self.fields[name].value()
@@ -76,146 +109,3 @@ class OptionForm(QWidget):
         except DynoError as error:
             self.refused.emit(error)
             self.show_options(self.options)
-
-
-class _Field(QObject):
-    """One option's controls. settled: the user has come to rest on `value()`."""
-
-    settled = Signal()
-    widget: QWidget
-    controls: tuple[QWidget, ...]
-
-    def value(self) -> Any:
-        """The value on screen, in the option's own type."""
-        raise NotImplementedError
-
-    def show_value(self, value: Any) -> None:
-        """Show a value without telling."""
-        raise NotImplementedError
-
-
-class _BoolField(_Field):
-    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
-        super().__init__()
-        self._switch = Switch(engine_text(field.metadata["label"]))
-        self._switch.setAccessibleName(name)
-        self._switch.toggled.connect(self.settled)
-        self.widget, self.controls = self._switch, (self._switch,)
-
-    def value(self) -> bool:
-        return self._switch.isChecked()
-
-    def show_value(self, value: Any) -> None:
-        with QSignalBlocker(self._switch):
-            self._switch.setChecked(bool(value))
-        self._switch.update()
-
-
-class _ChoiceField(_Field):
-    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
-        super().__init__()
-        self._combo = ChoiceBox()
-        self._combo.setAccessibleName(name)
-        for choice in field.metadata["choices"]:
-            self._combo.addItem(engine_text(choice), choice)
-        self._combo.activated.connect(self.settled)
-        self.widget, self.controls = self._combo, (self._combo,)
-
-    def value(self) -> str:
-        return str(self._combo.currentData())
-
-    def show_value(self, value: Any) -> None:
-        self._combo.setCurrentIndex(self._combo.findData(value))
-
-    def set_reasons(self, reasons: Mapping[str, str]) -> None:
-        model = self._combo.model()
-        assert isinstance(model, QStandardItemModel)
-        for row in range(self._combo.count()):
-            reason = reasons.get(str(self._combo.itemData(row)), "")
-            model.item(row).setEnabled(not reason)
-            self._combo.setItemData(row, engine_text(reason), Qt.ItemDataRole.ToolTipRole)
-
-
-class _NumberField(_Field):
-    """A number between limits: a slider and a box. factor: 100 for shares, which are shown in percent."""
-
-    def __init__(self, field: dataclasses.Field[Any], name: str) -> None:
-        super().__init__()
-        meta = field.metadata
-        self._whole = isinstance(field.default, int)
-        share = meta["unit"] == "share"
-        self._factor = 100.0 if share else 1.0
-        low, high = meta["low"] * self._factor, meta["high"] * self._factor
-        step = (meta["step"] or (1.0 if self._whole else (meta["high"] - meta["low"]) / 100)) * self._factor
-        self._tick = min(1.0, step) if share else step  # what one notch of the slider is worth
-        self._low = low
-        unit = "%" if share else engine_text(meta["unit"])
-        self._box = NumberBox(0 if self._whole else 1 if share else _decimals(step), f"{NBSP}{unit}" if unit else "")
-        self._box.setRange(low, high)
-        self._box.setSingleStep(step)
-        self._box.setAccessibleName(name)
-        self._slider = Slider()
-        self._slider.setRange(0, round((high - low) / self._tick))
-        self._slider.setSingleStep(max(1, round(step / self._tick)))
-        self._slider.setPageStep(max(1, round(2 * step / self._tick)))
-        self._slider.setAccessibleName(name)
-        self.widget = QWidget()
-        row = QHBoxLayout(self.widget)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._slider, 1)
-        row.addWidget(self._box)
-        self.controls = (self._slider, self._box)
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(PAUSE_MS)
-        self._pause.timeout.connect(self.settled)
-        self._slider.valueChanged.connect(self._slid)
-        self._slider.sliderReleased.connect(self._settle_now)
-        self._box.valueChanged.connect(self._typed)
-        self._box.editingFinished.connect(self._settle_now)
-        self._exact: Any = field.default
-
-    def value(self) -> Any:
-        return self._exact
-
-    def show_value(self, value: Any) -> None:
-        if self._pause.isActive() or self._slider.isSliderDown():
-            return
-        self._exact = value
-        with QSignalBlocker(self._box), QSignalBlocker(self._slider):
-            self._box.setValue(value * self._factor)
-            self._slider.setValue(round((value * self._factor - self._low) / self._tick))
-
-    def _slid(self, notch: int) -> None:
-        shown = self._low + notch * self._tick
-        with QSignalBlocker(self._box):
-            self._box.setValue(shown)
-        self._change(shown)
-
-    def _typed(self, shown: float) -> None:
-        with QSignalBlocker(self._slider):
-            self._slider.setValue(round((shown - self._low) / self._tick))
-        self._change(shown)
-
-    def _change(self, shown: float) -> None:
-        self._exact = round(shown) if self._whole else round(shown / self._factor, 6)
-        self._pause.start()
-
-    def _settle_now(self) -> None:
-        if self._pause.isActive():
-            self._pause.stop()
-            self.settled.emit()
-
-
-def _decimals(step: float) -> int:
-    return next((n for n in range(6) if abs(step * 10**n - round(step * 10**n)) < 1e-9), 6)
-
-
-def _make_field(field: dataclasses.Field[Any], name: str) -> _Field:
-    makers: tuple[tuple[bool, Callable[[dataclasses.Field[Any], str], _Field]], ...] = (
-        (bool(field.metadata["choices"]), _ChoiceField), (isinstance(field.default, bool), _BoolField),
-        (isinstance(field.default, (int, float)), _NumberField))
-    for fits, maker in makers:
-        if fits:
-            return maker(field, name)
-    raise TypeError(f"{name}: an option needs choices, or a default that is a number or a bool")

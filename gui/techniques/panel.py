@@ -9,19 +9,24 @@ from engine.errors import DynoError
 from engine.messages import EngagedReport, ModelLoaded, RecipeFailed
 from engine.recipe import Recipe
 from engine.techniques import all_techniques
-from engine.techniques.base import Options, Technique
+from engine.techniques.base import Options
 from gui.bridge import Bridge
 from gui.settings import Settings
+from gui.techniques.choices import grouped, rivals
+from gui.techniques.group import TechniqueGroup
 from gui.techniques.head import ModelHead
-from gui.techniques.labels import Line, TextLabel, engine_text
 from gui.techniques.layer_table import LayerTable
 from gui.techniques.presets import PresetRow
 from gui.techniques.problem_card import ProblemCard
 from gui.techniques.recipe_state import RecipeState
 from gui.techniques.report_view import ReportView
 from gui.techniques.status_line import StatusLine
-from gui.techniques.switch import PAD
-from gui.techniques.technique_row import TechniqueRow, is_segmented
+from gui.techniques.technique_row import TechniqueRow
+from gui.techniques.why_dialog import WhyDialog
+from gui.techniques.why_job import WhyJob
+from gui.widgets.column import Column
+from gui.widgets.labels import Line, TextLabel, engine_text
+from gui.widgets.switch import PAD
 
 
 class TechniquePanel(QScrollArea):
@@ -36,13 +41,20 @@ class TechniquePanel(QScrollArea):
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setAccessibleName(self.tr("Techniques"))
         self.state = RecipeState(bridge, settings, self)
-        self.head, self.presets, self.status = ModelHead(), PresetRow(), StatusLine()
+        self.why_job = WhyJob(bridge, self)
+        self.head, self.presets, self.status = ModelHead(), PresetRow(settings.folder / "recipes"), StatusLine()
         self.problem, self.report_view = ProblemCard(), ReportView()
         self.rows = {t.key: TechniqueRow(t) for t in all_techniques()}
+        self.groups = {name: TechniqueGroup(name, [self.rows[t.key] for t in members], settings)
+                       for name, members in grouped(all_techniques())}
         self._layers: LayerTable | None = None
+        self._why: WhyDialog | None = None
         self._build()
         self._connect()
         self._show_recipe(self.state.recipe)
+        for group in self.groups.values():
+            if group.count():
+                group.open(True)
 
     @property
     def recipe(self) -> Recipe:
@@ -59,7 +71,7 @@ class TechniquePanel(QScrollArea):
         self.state.ask(recipe)
 
     def _build(self) -> None:
-        content = QWidget()
+        content = Column()
         column = QVBoxLayout(content)
         column.setContentsMargins(8, 8, 8, 12)
         column.setSpacing(6)
@@ -72,10 +84,9 @@ class TechniquePanel(QScrollArea):
                 column.addLayout(row)
 
         add(self.head, _heading(self.tr("Recipe")), self.presets, self.status, self.problem)
-        for name, techniques in grouped(all_techniques()):
-            add(Line(), _heading(engine_text(name)))
-            for technique in techniques:
-                column.addWidget(self.rows[technique.key])
+        for group in self.groups.values():
+            add(Line())
+            column.addWidget(group)
         add(Line(), _heading(self.tr("What engaged")), self.report_view)
         column.addStretch()
         self.setWidget(content)
@@ -86,6 +97,7 @@ class TechniquePanel(QScrollArea):
         self.presets.wanted.connect(self.apply_recipe)
         self.presets.problem.connect(lambda error: self.problem.tell(error.summary, error.hint))
         self.report_view.layers_asked.connect(self._open_layers)
+        self.report_view.why_asked.connect(self.open_why)
         state = self.state
         state.shown.connect(self._show_recipe)
         state.shown.connect(self.recipe_changed)
@@ -94,27 +106,42 @@ class TechniquePanel(QScrollArea):
         state.failed.connect(self._recipe_failed)
         state.loading_changed.connect(self._loading_changed)
         state.pending_changed.connect(self._pending_changed)
-        state.progressed.connect(lambda _stage, done, total: self.status.show_progress(done, total))
+        state.progressed.connect(self.status.show_progress)
+        state.compiling.connect(self._compiling)
 
     def _want(self, key: str, options: Options | None) -> None:
         """A switch or an option changed: ask for the recipe, or show why it cannot be and turn the switch back."""
         self._clear_problems()
+        replaced = rivals(self.recipe, key) if options is not None else []
         try:
-            recipe = self.recipe.without(key) if options is None else self.recipe.with_options(options)
+            recipe = self.recipe.without(key)
+            for rival in replaced:
+                recipe = recipe.without(rival.key)
+            if options is not None:
+                recipe = recipe.with_options(options)
         except DynoError as error:
             self._show_recipe(self.recipe)
             self.rows[key].refuse(error)
             return
         self.state.ask(recipe)
+        if replaced:
+            self.rows[key].tell(self.tr("Replaces {techniques}: a recipe holds one {job}.").format(
+                techniques=", ".join(engine_text(t.label) for t in replaced), job=engine_text(replaced[0].exclusive)))
 
     def _show_recipe(self, recipe: Recipe) -> None:
         for key, row in self.rows.items():
             row.show_options(recipe.get(key))
+        for group in self.groups.values():
+            group.count()
         self.presets.show_recipe(recipe)
         if self.state.pending:
             self.status.set_pending(recipe.label)
         if not self.state.has_model:
             self.status.show_chosen(recipe.label)
+
+    def _compiling(self, elapsed_s: float | None) -> None:
+        self.status.set_compiling(elapsed_s)
+        self.report_view.set_compiling(elapsed_s is not None)
 
     def _show_report(self, report: EngagedReport) -> None:
         self.status.show_active(report)
@@ -141,13 +168,23 @@ class TechniquePanel(QScrollArea):
         self.status.set_pending(self.recipe.label if pending else "")
 
     def _recipe_failed(self, event: RecipeFailed) -> None:
+        self._clear_problems()
         self.problem.tell(event.summary, event.hint, event.details)
         self.ensureWidgetVisible(self.problem)
 
     def _clear_problems(self) -> None:
         self.problem.clear()
         for row in self.rows.values():
-            row.clear_refusal()
+            row.clear_words()
+
+    def open_why(self) -> None:
+        """Open the window that explains the speed, and measure unless it holds figures or waits for them."""
+        if self._why is None:
+            self._why = WhyDialog(self.why_job, self.window())
+        self._why.show()
+        self._why.raise_()
+        self._why.activateWindow()
+        self._why.begin()
 
     def _open_layers(self) -> None:
         if self._layers is None:
@@ -157,15 +194,6 @@ class TechniquePanel(QScrollArea):
         self._layers.show()
         self._layers.raise_()
         self._layers.activateWindow()
-
-
-def grouped(techniques: tuple[Technique, ...]) -> list[tuple[str, list[Technique]]]:
-    """(group, its techniques): groups in the order of recipes, but the one that sets the weights' type first, and
-    that choice first in it."""
-    groups: dict[str, list[Technique]] = {}
-    for technique in sorted(techniques, key=lambda t: not is_segmented(t)):
-        groups.setdefault(technique.group, []).append(technique)
-    return list(groups.items())
 
 
 def _heading(text: str) -> TextLabel:

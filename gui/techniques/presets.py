@@ -1,93 +1,59 @@
-"""The row that chooses a whole recipe: presets that ship with the app, recipes in files, all off."""
+"""The row that chooses a whole recipe: presets that ship with the app, the user's own, recipes in files, all off."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from PySide6.QtCore import QCoreApplication, Qt, Signal
-from PySide6.QtGui import QStandardItemModel
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
-from engine.recipe import Preset, Recipe, load_presets
-from engine.techniques import technique
-from engine.techniques.base import Options
-from gui.techniques.controls import ChoiceBox
-from gui.techniques.labels import engine_text, quiet, set_icon
-from gui.techniques.technique_row import NEUTRAL, is_segmented
+from engine.recipe import Recipe
+from engine.recipe_files import (
+    NAME_LENGTH,
+    SavedRecipe,
+    delete_recipe,
+    find_recipe,
+    list_recipes,
+    read_recipe,
+    rename_recipe,
+    restore_recipe,
+    save_recipe,
+    write_recipe,
+)
+from gui.techniques.name_form import NameForm
+from gui.techniques.preset_box import PresetBox
 from gui.theme import theme
+from gui.widgets.labels import quiet, set_icon
+from gui.widgets.notice import Notice
 
-
-def essence(recipe: Recipe) -> Recipe:
-    """The recipe without techniques that change nothing (Precision at fp32), to compare recipes by what they do."""
-    return Recipe(tuple(o for o in recipe.options if not _is_neutral(o)))
-
-
-def _is_neutral(options: Options) -> bool:
-    found = technique(options.key)
-    return found is not None and is_segmented(found) and getattr(options, "dtype", "") == NEUTRAL
-
-
-def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Save a recipe as JSON: under a temporary name, flushed, then renamed. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(recipe.to_json(), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe of a JSON file. Raises DynoError that says what is wrong with it."""
-    try:
-        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DynoError(_tr("{file} cannot be read: {why}.").format(file=path.name, why=error.strerror),
-                        _tr("Check the file and its permissions.")) from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DynoError(_tr("{file} is not a recipe.").format(file=path.name),
-                        _tr("Choose a JSON file that was saved from this panel.")) from error
-
-
-def _tr(text: str) -> str:
-    return QCoreApplication.translate("PresetRow", text)
+_UNDO_MS = 60_000
 
 
 class PresetRow(QWidget):
-    """`wanted` gives the recipe the user chose, `problem` a DynoError of a file."""
+    """`wanted` gives the recipe the user chose, `problem` a DynoError of a file. folder: the user's presets."""
 
     wanted = Signal(object)
     problem = Signal(object)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, folder: Path, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._presets: tuple[Preset, ...] = load_presets()
+        self._folder = folder
         self._recipe = Recipe()
-        self.combo = ChoiceBox(letters=8)
-        self.combo.setAccessibleName(self.tr("Preset"))
-        self.combo.setPlaceholderText(self.tr("Custom"))
-        for preset in self._presets:
-            self.combo.addItem(engine_text(preset.title), preset.name)
-            self.combo.setItemData(self.combo.count() - 1, engine_text(preset.description),
-                                   Qt.ItemDataRole.ToolTipRole)
+        self.combo = PresetBox()
         self.combo.activated.connect(self._activated)
         self.menu_button = QToolButton()
-        self.menu_button.setAccessibleName(self.tr("Recipe menu"))
-        self.menu_button.setAccessibleDescription(self.tr("Save or open a recipe, or switch every technique off."))
-        self.menu_button.setToolTip(self.tr("Save, open or reset the recipe"))
+        self.menu_button.setAccessibleName(self.tr("Preset menu"))
+        self.menu_button.setAccessibleDescription(
+            self.tr("Save, rename or delete a preset, import or export a recipe, or switch every technique off."))
+        self.menu_button.setToolTip(self.menu_button.accessibleDescription())
         self.menu_button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.menu_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.menu_button.setMenu(self._make_menu())
         self._about = quiet()
+        self.form = NameForm()
+        self.notice = Notice()
         row = QHBoxLayout()
         row.setSpacing(4)
         row.addWidget(self.combo, 1)
@@ -96,65 +62,128 @@ class PresetRow(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addLayout(row)
-        column.addWidget(self._about)
+        for widget in (self._about, self.form, self.notice):
+            column.addWidget(widget)
         theme().changed.connect(self._restyle)
         self._restyle()
-        self.show_recipe(Recipe())
+        damaged = self._fill()
+        if damaged:
+            self.notice.show_message(self.tr("Some of your presets cannot be read and were left out: {files}.").format(
+                files=", ".join(damaged)), lasting_ms=0)
 
     def show_recipe(self, recipe: Recipe) -> None:
         """Show the preset that does the same as `recipe`, or "Custom"."""
         self._recipe = recipe
-        found = next((i for i, p in enumerate(self._presets) if essence(p.recipe) == essence(recipe)), -1)
-        self.combo.setCurrentIndex(found)
-        about = engine_text(self._presets[found].description) if found >= 0 else recipe.label
+        self.combo.show_recipe(recipe)
+        entry = self.combo.entry()
+        about = entry.about if entry is not None else recipe.label
         self._about.setText(about)
-        self._about.setVisible(found >= 0)  # the line below names a custom recipe
+        self._about.setVisible(entry is not None and entry.saved is None)  # the line below names any other recipe
         self.combo.setToolTip(about)
-        self.combo.setAccessibleDescription(about if found >= 0 else self.tr("Custom: {recipe}").format(recipe=about))
+        self.combo.setAccessibleDescription(
+            about if entry is not None else self.tr("Custom: {recipe}").format(recipe=about))
+        own = entry is not None and entry.saved is not None
+        self._rename.setEnabled(own)
+        self._delete.setEnabled(own)
 
     def set_reasons(self, unavailable: Mapping[str, str]) -> None:
-        """key or "key:dtype" -> reason. A preset that cannot run here stays visible but cannot be chosen."""
-        model = self.combo.model()
-        assert isinstance(model, QStandardItemModel)
-        for row, preset in enumerate(self._presets):
-            names = [n for o in preset.recipe.options for n in (o.key, f"{o.key}:{getattr(o, 'dtype', '')}")]
-            reason = next((unavailable[n] for n in names if n in unavailable), "")
-            model.item(row).setEnabled(not reason)
-            self.combo.setItemData(row, engine_text(reason or preset.description), Qt.ItemDataRole.ToolTipRole)
-
-    def _activated(self, row: int) -> None:
-        self.wanted.emit(self._presets[row].recipe)
-
-    def _make_menu(self) -> QMenu:
-        menu = QMenu(self)
-        menu.addAction(self.tr("Save recipe…"), self.save)
-        menu.addAction(self.tr("Open recipe…"), self.open)
-        menu.addSeparator()
-        menu.addAction(self.tr("Reset (all off)"), lambda: self.wanted.emit(Recipe()))
-        return menu
+        """key or "key:case" -> reason. A preset that cannot run here stays visible but cannot be chosen."""
+        self.combo.set_reasons(unavailable)
 
     def save(self) -> None:
+        """Ask for a name and keep the recipe under it."""
+
+        def keep(name: str, replace: bool) -> None:
+            self._refresh(save_recipe(self._folder, name, self._recipe, replace).name)
+
+        label = self._recipe.label
+        self.form.ask(self.tr("Save this recipe as"), label if len(label) <= NAME_LENGTH else "", self.tr("Save"), keep,
+                      lambda name: find_recipe(self._folder, name) is not None)
+
+    def rename(self) -> None:
+        """Ask for another name for the preset in the box."""
+        saved = self._own()
+        if saved is not None:
+            self.form.ask(self.tr("Rename “{name}” to").format(name=saved.name), saved.name, self.tr("Rename"),
+                          lambda name, _replace: self._refresh(rename_recipe(saved, name).name))
+
+    def delete(self) -> None:
+        """Delete the preset in the box; the recipe stays on, and the preset can be had back."""
+        saved = self._own()
+        if saved is None:
+            return
+        self.form.hide()
+        try:
+            content = delete_recipe(saved)
+        except DynoError as error:
+            self.problem.emit(error)
+            return
+        self._refresh()
+
+        def undo() -> None:
+            try:
+                self._refresh(restore_recipe(saved, content).name)
+            except DynoError as error:
+                self.problem.emit(error)
+
+        self.notice.show_message(self.tr("Deleted “{name}”.").format(name=saved.name), self.tr("Undo"), undo, _UNDO_MS)
+
+    def export_file(self) -> None:
         """Ask for a file and write the recipe to it."""
-        name, _ = QFileDialog.getSaveFileName(self, self.tr("Save recipe"), "recipe.json", self._filter())
+        entry = self.combo.entry()
+        name, _ = QFileDialog.getSaveFileName(self, self.tr("Export recipe"), "recipe.json", self._filter())
         if not name:
             return
         path = Path(name) if Path(name).suffix else Path(name).with_suffix(".json")
         try:
-            write_recipe(path, self._recipe)
-        except OSError as error:
-            self.problem.emit(DynoError(
-                self.tr("{file} cannot be written: {why}.").format(file=path.name, why=error.strerror),
-                self.tr("Choose another folder, or free some space.")))
+            write_recipe(path, self._recipe, entry.title if entry is not None else "")
+        except DynoError as error:
+            self.problem.emit(error)
 
-    def open(self) -> None:
+    def import_file(self) -> None:
         """Ask for a file and want the recipe in it."""
-        name, _ = QFileDialog.getOpenFileName(self, self.tr("Open recipe"), "", self._filter())
+        name, _ = QFileDialog.getOpenFileName(self, self.tr("Import recipe"), "", self._filter())
         if not name:
             return
         try:
             self.wanted.emit(read_recipe(Path(name)))
         except DynoError as error:
             self.problem.emit(error)
+
+    def _activated(self, row: int) -> None:
+        entry = self.combo.choose(row)
+        if entry is not None:
+            self.form.hide()
+            self.wanted.emit(entry.recipe)
+
+    def _own(self) -> SavedRecipe | None:
+        entry = self.combo.entry()
+        return entry.saved if entry is not None else None
+
+    def _refresh(self, prefer: str = "") -> None:
+        """Read the folder again, and show the preset called `prefer` where several do the same."""
+        if prefer:
+            self.combo.prefer(prefer)
+        self._fill()
+        self.show_recipe(self._recipe)
+
+    def _fill(self) -> tuple[str, ...]:
+        saved, damaged = list_recipes(self._folder)
+        self.combo.fill(saved)
+        self.show_recipe(self._recipe)
+        return damaged
+
+    def _make_menu(self) -> QMenu:
+        menu = QMenu(self)
+        menu.addAction(self.tr("Save as preset…"), self.save)
+        self._rename = menu.addAction(self.tr("Rename…"), self.rename)
+        self._delete = menu.addAction(self.tr("Delete"), self.delete)
+        menu.addSeparator()
+        menu.addAction(self.tr("Import…"), self.import_file)
+        menu.addAction(self.tr("Export…"), self.export_file)
+        menu.addSeparator()
+        menu.addAction(self.tr("Reset (all off)"), lambda: self.wanted.emit(Recipe()))
+        return menu
 
     def _filter(self) -> str:
         return self.tr("Recipes (*.json);;All files (*)")

@@ -7,8 +7,8 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QApplication, QFrame, QHBoxLayout, QPlainTextEdit, QPushButton, QToolButton, QVBoxLayout
 from PySide6.QtWidgets import QWidget as Widget
 
-from gui.techniques.labels import IconLabel, TextLabel, announce, engine_text, set_icon
 from gui.theme import code_font, theme
+from gui.widgets.labels import IconLabel, TextLabel, announce, engine_text, set_icon
 
 
 class ProblemCard(QFrame):

@@ -15,6 +15,7 @@ from engine.errors import DynoError
 from engine.messages import (
     ApplyRecipe,
     Cancelled,
+    Compiling,
     Event,
     Failed,
     Finished,
@@ -50,7 +51,8 @@ class RecipeState(QObject):
 
     shown: the switches should show this recipe. reported: an EngagedReport of what is active. failed: a RecipeFailed.
     loaded: a ModelLoaded. loading: a model began to load, or failed to (False). pending_changed: see `pending`.
-    progressed: stage, done, total of the build.
+    progressed: stage, done, total of the build. compiling: seconds for which torch.compile has been at work in the
+    background, None when it has ended.
     """
 
     shown = Signal(object)
@@ -60,6 +62,7 @@ class RecipeState(QObject):
     loading_changed = Signal(bool)
     pending_changed = Signal(bool)
     progressed = Signal(str, int, int)
+    compiling = Signal(object)
 
     def __init__(self, bridge: Bridge, settings: Settings, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -104,6 +107,9 @@ class RecipeState(QObject):
             if event.job_id == 0 and self._asked is not None:
                 self.progressed.emit(event.stage, event.done, event.total)
             return
+        if isinstance(event, Compiling):
+            self.compiling.emit(event.elapsed_s)
+            return
         if isinstance(event, JobStarted) and event.kind == LoadModel.__name__:
             self._loading = event.job_id
             self.loading_changed.emit(True)
@@ -119,6 +125,7 @@ class RecipeState(QObject):
 
     def _model_loaded(self, event: ModelLoaded) -> None:
         self.has_model, self._loading = True, None
+        self.compiling.emit(None)
         self.loaded.emit(event)
         self.reported.emit(event.report)
         if (self._waits or self._asked is not None) and self.recipe != event.report.recipe:
@@ -134,6 +141,7 @@ class RecipeState(QObject):
             self._send()
 
     def _applied(self, event: RecipeApplied) -> None:
+        self.compiling.emit(None)
         self.reported.emit(event.report)
         recipe = event.report.recipe
         if self._asked is not None and recipe != self._asked:

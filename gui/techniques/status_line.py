@@ -1,4 +1,5 @@
-"""One line under the presets: what is active and how large, or what is being built and how far it is."""
+"""One line under the presets: what is active and how large, what is being built and how far it is, or how long the
+compiler has been at work."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from engine.messages import EngagedReport
-from gui.techniques.labels import TextLabel
-from gui.techniques.words import NBSP, ratio_text, size_text
+from gui.widgets.labels import TextLabel, announce, engine_text
+from gui.widgets.words import NBSP, ratio_text, size_text
 
 QUICK_MS = 150  # a build shorter than this shows no progress: a flash would say less than nothing
 
 
 class StatusLine(QWidget):
-    """Quiet while nothing happens; a thin bar while a recipe is built."""
+    """Quiet while nothing happens; a thin bar while a recipe is built or compiled."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -22,7 +23,6 @@ class StatusLine(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(4)
         self.bar.setRange(0, 0)
-        self.bar.setAccessibleName(self.tr("Building the recipe"))
         keep = self.bar.sizePolicy()
         keep.setRetainSizeWhenHidden(True)
         self.bar.setSizePolicy(keep)
@@ -35,9 +35,10 @@ class StatusLine(QWidget):
         self._quick.setSingleShot(True)
         self._quick.setInterval(QUICK_MS)
         self._quick.timeout.connect(self._show_pending)
-        self._active, self._asked = "", ""
+        self._active, self._asked, self._stage = "", "", ""
+        self._building = False
+        self._compiling_s: float | None = None
         self.show_chosen("fp32")
-        self.bar.hide()
 
     @property
     def text(self) -> str:
@@ -46,7 +47,7 @@ class StatusLine(QWidget):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it shows that something is being built."""
+        """Whether it shows that something is being built or compiled."""
         return not self.bar.isHidden()
 
     def show_chosen(self, label: str) -> None:
@@ -63,26 +64,44 @@ class StatusLine(QWidget):
 
     def set_pending(self, label: str) -> None:
         """A recipe is being built; empty: none is."""
-        self._asked = label
+        self._asked, self._stage = label, ""
         if label:
             self._quick.start()
         else:
             self._quick.stop()
-            self.bar.hide()
+            self._building = False
             self.bar.setRange(0, 0)
             self._refresh()
 
-    def show_progress(self, done: int, total: int) -> None:
-        """How far the build is."""
+    def show_progress(self, stage: str, done: int, total: int) -> None:
+        """How far the build is. stage: what is being done, in the engine's words."""
+        self._stage = stage
         self.bar.setRange(0, total)
         self.bar.setValue(done)
+        self._refresh()
+
+    def set_compiling(self, elapsed_s: float | None) -> None:
+        """The compiler has been at work for so long; None: it is not."""
+        before, self._compiling_s = self._compiling_s, elapsed_s
+        self._refresh()
+        if before is None and elapsed_s is not None:
+            announce(self, self._text.text())
 
     def _show_pending(self) -> None:
-        self.bar.show()
+        self._building = True
         self._refresh()
 
     def _refresh(self) -> None:
-        if self.is_busy and self._asked:
-            self._text.setText(self.tr("Building {recipe}…").format(recipe=self._asked))
+        if self._building and self._asked:
+            stage = engine_text(self._stage) if self._stage else self.tr("Building")
+            text, name = self.tr("{stage}: {recipe}…"), self.tr("Building the recipe")
+            text = text.format(stage=stage, recipe=self._asked)
+        elif self._compiling_s is not None:
+            text, name = self.tr("Compiling… {seconds} s (chatting goes on uncompiled)"), self.tr("Compiling")
+            text = text.format(seconds=round(self._compiling_s)).replace(" s ", f"{NBSP}s ")
+            self.bar.setRange(0, 0)
         else:
-            self._text.setText(self._active)
+            text, name = self._active, ""
+        self.bar.setAccessibleName(name)
+        self.bar.setVisible(bool(name))
+        self._text.setText(text)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from PySide6.QtCore import QSignalBlocker, Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtCore import QSignalBlocker, Signal
+from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.recipe import make_options
-from engine.techniques.base import Options, Technique
-from gui.techniques.labels import IconLabel, TextLabel, announce, engine_text, quiet
+from engine.techniques.base import Options, Technique, case_name
+from gui.techniques.choices import is_on, is_segmented
+from gui.techniques.option_fields import reason_text
 from gui.techniques.option_form import OptionForm
-from gui.techniques.segments import Segments
-from gui.techniques.switch import PAD, Switch
-
-NEUTRAL = "fp32"  # the dtype of a model without techniques: choosing it is switching off
-
-
-def is_segmented(technique: Technique) -> bool:
-    """Whether the technique is one choice of dtype of which one means "off"."""
-    fields = dataclasses.fields(technique.options_type)
-    return [f.name for f in fields] == ["dtype"] and NEUTRAL in fields[0].metadata["choices"]
+from gui.widgets.labels import TextLabel, announce, engine_text, marked_line, quiet
+from gui.widgets.segments import Segments
+from gui.widgets.switch import PAD, Switch
 
 
 class TechniqueRow(QWidget):
@@ -35,14 +29,16 @@ class TechniqueRow(QWidget):
         self.label = engine_text(technique.label)
         self._last = technique.options_type()
         self._reasons: dict[str, str] = {}
+        self._on = False
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 2, 0, 6)
         self._column.setSpacing(2)
         self.control: Switch | Segments
         self.form: OptionForm | None = None
         self._about = quiet(engine_text(technique.summary))
-        self._reason, self._reason_text = _marked_line("unavailable", "muted", muted=True)
-        self._refusal, self._refusal_text = _marked_line("warning", "error", muted=False)
+        self._reason, self._reason_text = marked_line("unavailable", "muted", muted=True)
+        self._refusal, self._refusal_text = marked_line("warning", "error", muted=False)
+        self._note, self._note_text = marked_line("dash", "muted", muted=True)
         if is_segmented(technique):
             self._make_segments()
         else:
@@ -55,15 +51,26 @@ class TechniqueRow(QWidget):
 
     @property
     def reason(self) -> str:
-        """Why it cannot be had on this device, empty where it can."""
+        """Why it, or some of its choices, cannot be had on this device; empty where all can."""
         return self._reason_text.text() if not self._reason.isHidden() else ""
+
+    @property
+    def note(self) -> str:
+        """What the last wish changed besides, empty where it changed nothing else."""
+        return self._note_text.text() if not self._note.isHidden() else ""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether what it shows changes the model."""
+        return self._on
 
     def show_options(self, options: Options | None) -> None:
         """Show what is on; tells nobody."""
+        self._on = is_on(options)
         if options is not None:
             self._last = options
         if isinstance(self.control, Segments):
-            self.control.choose(getattr(options, "dtype", NEUTRAL))
+            self.control.choose(case_name(self.technique, options) if options is not None else self.technique.neutral)
         else:
             with QSignalBlocker(self.control):
                 self.control.setChecked(options is not None)
@@ -84,9 +91,16 @@ class TechniqueRow(QWidget):
         self._refusal.show()
         announce(self, self._refusal_text.text())
 
-    def clear_refusal(self) -> None:
-        """Forget the last refusal."""
+    def tell(self, text: str) -> None:
+        """Say quietly what the last wish changed besides."""
+        self._note_text.setText(text)
+        self._note.show()
+        announce(self, text)
+
+    def clear_words(self) -> None:
+        """Forget what was said about the last wish."""
         self._refusal.hide()
+        self._note.hide()
 
     def _make_switch(self) -> None:
         self.control = Switch(self.label, self)
@@ -95,11 +109,10 @@ class TechniqueRow(QWidget):
         body = QVBoxLayout()
         body.setContentsMargins(PAD, 0, PAD, 0)
         body.setSpacing(6)
-        body.addWidget(self._about)
-        body.addWidget(self._reason)
-        body.addWidget(self._refusal)
+        for widget in (self._about, self._reason, self._refusal, self._note):
+            body.addWidget(widget)
         if dataclasses.fields(self._last):
-            self.form = OptionForm(self.label, self._last, self)
+            self.form = OptionForm(self.label, self._last, self.technique.case_field, self)
             self.form.edited.connect(self.wanted)
             self.form.refused.connect(self.refuse)
             self.form.hide()
@@ -107,7 +120,7 @@ class TechniqueRow(QWidget):
         self._column.addLayout(body)
 
     def _make_segments(self) -> None:
-        field = dataclasses.fields(self._last)[0]
+        field = self._case_field()
         self.control = Segments(self.label, [(c, engine_text(c)) for c in field.metadata["choices"]], self)
         self.control.chosen.connect(self._chosen)
         self._column.setContentsMargins(PAD, 2, PAD, 6)
@@ -116,53 +129,47 @@ class TechniqueRow(QWidget):
             self._column.addWidget(TextLabel(self.label))
         self._column.addWidget(self.control)
         self._about.setText(engine_text(field.metadata["help"]))
-        for widget in (self._about, self._reason, self._refusal):
+        for widget in (self._about, self._reason, self._refusal, self._note):
             self._column.addWidget(widget)
+
+    def _case_field(self) -> dataclasses.Field[object]:
+        return next(f for f in dataclasses.fields(self._last) if f.name == self.technique.case_field)
 
     def _toggled(self, on: bool) -> None:
         self.wanted.emit(self._first_possible() if on else None)
 
-    def _chosen(self, dtype: str) -> None:
-        self.wanted.emit(None if dtype == NEUTRAL else make_options(self.technique.key, {"dtype": dtype}))
+    def _chosen(self, case: str) -> None:
+        self.wanted.emit(None if case == self.technique.neutral else self._with_case(case))
+
+    def _with_case(self, case: str) -> Options:
+        return make_options(self._last.key, dataclasses.asdict(self._last) | {self.technique.case_field: case})
 
     def _first_possible(self) -> Options:
-        """The last options, with a dtype that can be had where the last one cannot."""
-        if getattr(self._last, "dtype", "") not in self._reasons:
+        """The last options, with a choice that can be had where the last one cannot."""
+        if not self.technique.case_field or case_name(self.technique, self._last) not in self._reasons:
             return self._last
-        field = next(f for f in dataclasses.fields(self._last) if f.name == "dtype")
-        possible = [choice for choice in field.metadata["choices"] if choice not in self._reasons]
-        if not possible:
-            return self._last
-        return make_options(self._last.key, dataclasses.asdict(self._last) | {"dtype": possible[0]})
+        choices = self._case_field().metadata["choices"]
+        possible = next((choice for choice in choices if choice not in self._reasons), None)
+        return self._with_case(possible) if possible is not None else self._last
 
     def _show_reasons(self) -> None:
         whole = engine_text(self._reasons.get("", ""))
-        lines = [whole] if whole else [f"{engine_text(choice)}: {engine_text(reason)}"
-                                       for choice, reason in self._reasons.items()]
-        text = "\n".join(lines)
-        self._reason_text.setText(text)
-        self._reason.setVisible(bool(text))
-        about = self._about.text()
         if isinstance(self.control, Segments):
-            for choice in dataclasses.fields(self._last)[0].metadata["choices"]:
-                reason = engine_text(self._reasons.get(choice, "")) or (whole if choice != NEUTRAL else "")
-                self.control.describe(choice, reason or about)
+            self._show_reason(whole or "\n".join(
+                reason_text(choice, reason) for choice, reason in self._reasons.items()))
+            for choice in self._case_field().metadata["choices"]:
+                reason = engine_text(self._reasons.get(choice, "")) or (
+                    whole if choice != self.technique.neutral else "")
+                self.control.describe(choice, reason or self._about.text())
                 self.control.set_available(choice, not reason)
             return
+        self._show_reason(whole)  # those of single choices stand in the form, beside the choice
         self.control.setEnabled(not whole or self.control.isChecked())
-        self.control.setToolTip(whole or about)
-        self.control.setAccessibleDescription(f"{about} {text}".strip())
+        self.control.setToolTip(whole or self._about.text())
+        self.control.setAccessibleDescription(f"{self._about.text()} {whole}".strip())
         if self.form is not None:
-            self.form.set_reasons(self._reasons)
+            self.form.set_reasons({choice: why for choice, why in self._reasons.items() if choice})
 
-
-def _marked_line(icon_name: str, colour: str, muted: bool) -> tuple[QWidget, TextLabel]:
-    line = QWidget()
-    row = QHBoxLayout(line)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(6)
-    text = TextLabel(factor=0.88, muted=muted)
-    row.addWidget(IconLabel(icon_name, colour), 0, Qt.AlignmentFlag.AlignTop)
-    row.addWidget(text, 1)
-    line.hide()
-    return line, text
+    def _show_reason(self, text: str) -> None:
+        self._reason_text.setText(text)
+        self._reason.setVisible(bool(text))

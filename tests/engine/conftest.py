@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import LLAMA, write_model
 from tests.engine.support import Engine
 
 
@@ -15,3 +17,17 @@ def engine() -> Iterator[Engine]:
     running = Engine()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3: norms on queries and keys, one key/value head, heads of an odd multiple."""
+    shape = LLAMA | {"model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 24, "num_hidden_layers": 3}
+    return write_model(tmp_path_factory.mktemp("models") / "qwen3", shape)
+
+
+@pytest.fixture(scope="session")
+def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Mistral that sees 17 tokens back."""
+    return write_model(tmp_path_factory.mktemp("models") / "mistral", LLAMA | {"model_type": "mistral",
+                                                                           "sliding_window": 17})

@@ -345,4 +345,4 @@ def test_strange_text_is_just_text(model_folder: Path) -> None:
     for text in ("\0", "\ufffd", "a" * 200, "\u202e\u05d0\u05d1", "👩\u200d👩\u200d👧", "\r\n\t", "<s>", "\ud7ff"):
         ids = session.tokenizer.encode(text)
         session.begin(ids, len(ids), reuse=False)
-        assert torch.isfinite(session.step(ids[:CONTEXT])).all()
+        assert torch.isfinite(session.read(ids[:CONTEXT])).all()

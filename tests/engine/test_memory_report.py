@@ -11,36 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.kernels.linear import Int8DynamicLinear, PackedLinear
+from engine.models.devices import torch_dtype
 from engine.recipe import Recipe, parse_recipe
-from engine.variant import Variant
 from tests.conftest import LLAMA, ROOT, write_model
-from tests.engine.support import cpu, open_session
+from tests.engine.support import cpu, live_bytes, open_session
 
 RECIPES = ["fp32", "bf16", "fp16", "l1-50", "neurons-30", "autocast-bf16", "neurons-30,bf16", "l1-50,fp16", "int8",
-           "int8,bf16", "int8-dynamic:head=quantize", "neurons-30,int8"]
+           "int8,bf16", "int8-dynamic:head=int8", "neurons-30,int8", "heads-25,layers-10", "heads-25,bf16", "wanda-50",
+           "sparse-2-4", "prune-random:amount=0.5", "int4", "int4-fit,bf16", "int8-weight-only,fp16", "kv-int8",
+           "small-and-fast"]
 MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder"]
-
-
-def live_bytes(variant: Variant) -> int:
-    """Bytes of every parameter and buffer a variant keeps alive, each block of memory once.
-
-    Packed matrices are no tensors whose bytes one could count; they enter as reported, and the allocator test below
-    holds that report against what was handed out.
-    """
-    layers = {layer.name: layer for layer in variant.report.layers}
-    tensors: dict[int, int] = {}
-    packed = 0
-    for name, module in variant.decoder.named_modules():
-        if isinstance(module, (PackedLinear, Int8DynamicLinear)):
-            packed += layers[name].nbytes
-            assert layers[name].nbytes >= module.shape[0] * module.shape[1]
-            if isinstance(module, PackedLinear):
-                assert layers[name].nbytes >= module.packed.element_size() * module.packed.numel()
-        else:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                tensors[tensor.data_ptr()] = tensor.element_size() * tensor.numel()
-    return packed + sum(tensors.values())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -52,17 +32,18 @@ def test_reported_bytes_are_those_of_the_live_storages(model: str, recipe: str, 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_tied_head_is_counted_once_and_an_own_head_twice(model: str, request: pytest.FixtureRequest) -> None:
+def test_a_tied_head_is_counted_once_and_beside_an_own_head_the_embedding_stays_in_the_file(
+        model: str, request: pytest.FixtureRequest) -> None:
     session = open_session(request.getfixturevalue(model))
     assert session.active is not None
     report = session.active.report
-    assert report.weight_bytes == report.baseline_bytes == 4 * session.masters.parameters
     inside = sum(4 * len(t.flatten()) for name, t in session.masters.items() if name.startswith("blocks."))
     head = 4 * session.config.vocab_size * session.config.hidden_size
-    tables = head if session.config.tied else 2 * head
-    tables += 4 * session.config.context * session.config.hidden_size * session.config.learned_positions
+    positions = 4 * session.config.context * session.config.hidden_size * session.config.learned_positions
     norm = 4 * session.config.hidden_size * (2 if session.config.layer_norm else 1)
-    assert report.weight_bytes == inside + tables + norm
+    assert report.weight_bytes == report.baseline_bytes == inside + head + positions + norm
+    assert report.mapped_bytes == (0 if session.config.tied else head)
+    assert report.weight_bytes + report.mapped_bytes == 4 * session.masters.parameters
 
 
 def test_16_bits_halve_the_bytes_and_pruned_neurons_leave(llama_folder: Path) -> None:
@@ -90,7 +71,7 @@ def test_packed_fp32_weights_are_counted_without_the_dense_copy(tmp_path: Path) 
     assert packed
     for layer in packed:
         assert layer.nbytes == pytest.approx(4 * layer.shape[0] * layer.shape[1], rel=0.02)
-    assert report.weight_bytes == pytest.approx(4 * session.masters.parameters, rel=0.02)
+    assert report.weight_bytes + report.mapped_bytes == pytest.approx(4 * session.masters.parameters, rel=0.02)
 
 
 _CHILD = """
@@ -103,8 +84,12 @@ libc.mallinfo2.restype = Info
 libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: everything below 32 MiB comes from the heap, without page rounding
 import torch
 torch.set_num_threads(1)
-from engine.kernels.choose import Weights, choose_kernel
+from engine.kernels.choose import choose_kernel
+from engine.kernels.linear import Weights
 from engine.models.devices import pick_device
+from engine.techniques.int4_weight import Int4Scheme
+from engine.techniques.int8_dynamic import Int8DynamicScheme
+from engine.techniques.int8_weight import Int8WeightScheme
 
 def used():
     gc.collect()
@@ -114,10 +99,12 @@ def used():
 device, found = pick_device("cpu"), []
 import warnings
 warnings.simplefilter("ignore")
-dtype, scheme, shapes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+schemes = {"": None, "int8-dynamic": Int8DynamicScheme(), "int8-weight": Int8WeightScheme(),
+           "int4-weight": Int4Scheme(64, False)}
+dtype, scheme, shapes = sys.argv[1], schemes[sys.argv[2]], json.loads(sys.argv[3])
 for rows, columns in shapes:
     weight = torch.randn(rows, columns)
-    make = lambda: choose_kernel(Weights(weight, None), dtype, scheme, None, device)
+    make = lambda: choose_kernel(Weights(weight), weight, dtype, scheme, None, False, device)
     alive = [make() for _ in range(3)]
     before = used()
     alive += [make() for _ in range(50)]
@@ -131,10 +118,12 @@ print(json.dumps(found))
 @pytest.mark.parametrize(("dtype", "scheme", "shapes"), [
     ("fp32", "int8-dynamic", [(48, 48), (144, 48), (48, 192), (64, 64), (100, 513), (96, 512), (300, 700), (1000, 64),
                               (512, 1376)]),
+    ("fp32", "int8-weight", [(48, 48), (100, 513), (300, 700), (512, 1376)]),
+    ("fp32", "int4-weight", [(48, 96), (100, 513), (300, 700), (512, 1376)]),
     ("bf16", "", [(48, 48), (144, 48), (100, 513), (300, 700), (1000, 64), (512, 1376)]),
     ("fp32", "", [(1024, 1030), (1500, 800)]),
     ("fp16", "", [(48, 48), (300, 700)]),
-], ids=["int8", "bf16", "fp32-packed", "fp16"])
+], ids=["int8", "int8-weight-only", "int4", "bf16", "fp32-packed", "fp16"])
 def test_layers_report_what_the_allocator_handed_out(dtype: str, scheme: str, shapes: list[tuple[int, int]]) -> None:
     if not cpu().int8_kernels or tuple(map(int, platform.libc_ver()[1].split("."))) < (2, 33):
         pytest.skip("needs FBGEMM and glibc 2.33 (mallinfo2)")
@@ -147,13 +136,13 @@ def test_layers_report_what_the_allocator_handed_out(dtype: str, scheme: str, sh
 
 
 def test_the_kv_cache_costs_what_the_report_says(model_folder: Path) -> None:
-    for recipe in ("fp32", "bf16", "autocast-bf16"):
+    for recipe in ("fp32", "bf16", "fp16", "autocast-bf16"):
         variant = open_session(model_folder, parse_recipe(recipe)).active
         assert variant is not None
         cache = variant.new_cache(100)
         assert cache.nbytes == 100 * variant.report.kv_bytes_per_token
-        assert sum(t.untyped_storage().nbytes() for t in (*cache.k, *cache.v)) == cache.nbytes
-        assert {t.dtype for t in (*cache.k, *cache.v)} == {variant.cache_dtype}
+        assert sum(t.untyped_storage().nbytes() for t in cache.tensors()) == cache.nbytes
+        assert {t.dtype for t in (*cache.k, *cache.v)} == {torch_dtype(variant.cache_dtype)}
 
 
 def test_nothing_outlives_the_variants_a_session_keeps(llama_folder: Path) -> None:
@@ -166,4 +155,4 @@ def test_nothing_outlives_the_variants_a_session_keeps(llama_folder: Path) -> No
     session._built.clear()
     gc.collect()
     assert [ref() for ref in variants] == [None] * 3
-    assert torch.isfinite(session.active.decoder.embed.weight).all()  # type: ignore[union-attr]
+    assert torch.isfinite(session.active.decoder(torch.tensor([[3, 4]]))).all()  # type: ignore[union-attr]

@@ -87,12 +87,12 @@ def test_scoring_does_not_disturb_the_conversation(model_folder: Path) -> None:
     session = open_session(model_folder)
     ids = session.tokenizer.encode(TEXT)[:30]
     session.begin(ids, 60, reuse=False)
-    first = session.step(ids)
+    first = session.read(ids)
     score(session, 64)
     assert session.begin([*ids, 5], 60, reuse=True) == len(ids)
     session.step([5])
     assert session.begin(ids, 60, reuse=False) == 0
-    assert torch.equal(session.step(ids), first)
+    assert torch.equal(session.read(ids), first)
 
 
 def test_the_same_recipe_scores_the_same_to_the_last_bit(model_folder: Path) -> None:

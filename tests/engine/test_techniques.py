@@ -1,220 +1,31 @@
-"""Each technique does what it says: compared with PyTorch's own, or with arithmetic by hand."""
+"""Precision and autocast against PyTorch's own; what can run where, what stands together, and why not."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
 
+from engine.doctor import doctor_report, doctor_text
 from engine.errors import DynoError
-from engine.kernels.linear import LinearKernel
+from engine.jobs import unavailable_techniques
 from engine.models.checkpoint import load_decoder
+from engine.models.config import ModelConfig
+from engine.models.devices import DeviceFacts
 from engine.models.gpt import Decoder
-from engine.recipe import Recipe, parse_recipe
-from engine.session import Session
-from engine.techniques import all_techniques
-from engine.techniques.autocast import AutocastOptions
-from engine.techniques.precision import PrecisionOptions
-from engine.techniques.prune_l1 import PruneL1Options, threshold
-from engine.techniques.prune_neurons import PruneNeuronsOptions, neurons_left
-from engine.variant import Variant
-from tests.engine.support import cpu, open_session, read_logits
+from engine.paths import RECIPES
+from engine.recipe import Recipe, load_presets, make_options, parse_recipe
+from engine.techniques import all_techniques, technique
+from engine.techniques.base import Technique, case_name
+from tests.conftest import LLAMA
+from tests.engine.support import built, cpu, kernels, open_session, read_logits
 
 IDS = torch.randint(2, 300, (50,), generator=torch.Generator().manual_seed(4)).tolist()
-SLOTS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
-
-
-def kernels(variant: Variant) -> dict[str, LinearKernel]:
-    """The layers of a variant by name."""
-    return {n: m for n, m in variant.decoder.named_modules() if isinstance(m, LinearKernel)}
-
-
-def block_weights(session: Session, variant: Variant) -> dict[str, torch.Tensor]:
-    """The fp32 weights the layers inside the blocks really multiply by."""
-    return {f"blocks.{i}.{slot}": kernels(variant)[f"blocks.{i}.{slot}"].dense()
-            for i in range(session.config.n_layers) for slot in SLOTS}
-
-
-def masters_of(session: Session) -> dict[str, torch.Tensor]:
-    """The same layers' master weights."""
-    return {f"blocks.{i}.{slot}": session.masters[f"blocks.{i}.{slot}.weight"].float()
-            for i in range(session.config.n_layers) for slot in SLOTS}
-
-
-def built(folder: Path, text: str) -> tuple[Session, Variant]:
-    """A session and its active variant."""
-    session = open_session(folder, parse_recipe(text))
-    assert session.active is not None
-    return session, session.active
-
-
-# --------------------------------------------------------------------------------------------------------- L1 pruning
-
-
-@pytest.mark.parametrize("amount", [0.05, 0.33, 0.5, 0.95])
-def test_l1_zeroes_exactly_the_weights_torch_prune_would(model_folder: Path, amount: float) -> None:
-    session, variant = built(model_folder, f"prune-l1:amount={amount}")
-    reference = load_decoder(session.masters)
-    targets = [(reference.get_submodule(name), "weight") for name in masters_of(session)]
-    prune.global_unstructured(targets, pruning_method=prune.L1Unstructured, amount=amount)
-    zeros = total = 0
-    for name, weight in block_weights(session, variant).items():
-        layer = reference.get_submodule(name)
-        assert torch.equal(weight, layer.weight.detach()), name
-        zeros += int((weight == 0).sum())
-        total += weight.numel()
-    assert zeros == round(amount * total)
-    assert variant.report.sparsity == pytest.approx(zeros / total, abs=1e-9)
-
-
-def test_l1_leaves_embedding_head_biases_and_norms_alone(model_folder: Path) -> None:
-    session, variant = built(model_folder, "prune-l1:amount=0.9")
-    for name, parameter in variant.decoder.named_parameters():
-        if not name.endswith(tuple(f"{slot}.weight" for slot in SLOTS)):
-            assert torch.equal(parameter, session.masters[name]), name
-    assert next(layer for layer in variant.report.layers if layer.name == "head").sparsity == 0.0
-
-
-def test_l1_counts_ties_exactly_and_takes_the_first_of_them() -> None:
-    weights = [torch.tensor([[1.0, -1.0, 2.0], [1.0, 0.5, -1.0]]), torch.tensor([[-1.0, 1.0], [3.0, 0.0]])]
-    for count in range(1, 11):
-        bits, ties = threshold(lambda: iter(weights), count)
-        value = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
-        below = sum(int((w.abs() < value).sum()) for w in weights)
-        assert below + sum(ties) == count
-        first_tensor_ties = int((weights[0].abs() == value).sum())
-        assert ties[0] == min(first_tensor_ties, count - below)
-
-
-@pytest.mark.parametrize("amount", [0.1, 0.5, 0.61])
-def test_l1_zeroes_the_exact_count_even_where_weights_repeat(gpt2_folder: Path, tmp_path: Path, amount: float) -> None:
-    from engine.models.checkpoint import load_masters, save_folder
-    from engine.models.tokenizer import Tokenizer
-
-    masters = load_masters(gpt2_folder)
-    coarse = {name: (masters[name] * 8).round() / 8 for name in masters}  # few distinct values, many zeros
-    save_folder(tmp_path, masters.config, coarse, torch.float32)
-    session = Session(load_masters(tmp_path), Tokenizer.from_folder(gpt2_folder), cpu())
-    variant = session.apply(parse_recipe(f"prune-l1:amount={amount}"))
-    before = torch.cat([w.flatten() for w in masters_of(session).values()])
-    after = torch.cat([w.flatten() for w in block_weights(session, variant).values()])
-    count = round(amount * before.numel())
-    already = int((before == 0).sum())
-    assert int((after == 0).sum()) == max(count, already)
-    kept = after != 0
-    assert torch.equal(after[kept], before[kept])
-    if count > already:
-        assert before[~kept].abs().max() <= before[kept].abs().min()
-
-
-def test_an_amount_of_zero_engages_nothing_and_says_so(model_folder: Path) -> None:
-    plain = read_logits(open_session(model_folder), IDS)
-    for text in ("prune-l1:amount=0", "prune-neurons:amount=0"):
-        session, variant = built(model_folder, text)
-        assert not variant.report.techniques[0].engaged
-        assert torch.equal(read_logits(session, IDS), plain)
-
-
-# ---------------------------------------------------------------------------------------------------- neuron pruning
-
-
-@pytest.mark.parametrize("amount", [0.1, 0.3, 0.75])
-def test_neuron_pruning_equals_removing_the_weakest_neurons_by_hand(model_folder: Path, amount: float) -> None:
-    session, variant = built(model_folder, f"prune-neurons:amount={amount}")
-    c = session.config
-    keep = neurons_left(c.intermediate_size, amount)
-    assert keep < c.intermediate_size and keep % 8 == 0 and abs(keep - c.intermediate_size * (1 - amount)) <= 4
-    layers = kernels(variant)
-    for i in range(c.n_layers):
-        up, down = (session.masters[f"blocks.{i}.mlp.{s}.weight"] for s in ("up", "down"))
-        f = c.intermediate_size
-        scores = []
-        for neuron in range(f):
-            into = float(up[neuron].double().norm())
-            if c.gated:
-                into *= float(up[neuron + f].double().norm())
-            scores.append(into * float(down[:, neuron].double().norm()))
-        kept = sorted(sorted(range(f), key=lambda n: -scores[n])[:keep])
-        rows = kept + [n + f for n in kept] if c.gated else kept
-        found_up, found_down = layers[f"blocks.{i}.mlp.up"], layers[f"blocks.{i}.mlp.down"]
-        assert found_up.shape == (len(rows), c.hidden_size) and found_down.shape == (c.hidden_size, keep)
-        assert torch.equal(found_up.dense(), up[rows])
-        assert torch.equal(found_down.dense(), down[:, kept])
-        if c.mlp_bias:
-            assert torch.equal(found_up.bias, session.masters[f"blocks.{i}.mlp.up.bias"][rows])
-            assert torch.equal(found_down.bias, session.masters[f"blocks.{i}.mlp.down.bias"])
-
-
-def test_neuron_pruning_gives_the_logits_of_the_model_with_those_neurons_silenced(model_folder: Path) -> None:
-    session, _ = built(model_folder, "prune-neurons:amount=0.5")
-    c, reference = session.config, load_decoder(session.masters)
-    for i in range(c.n_layers):
-        block = reference.blocks[i].mlp
-        into = block.up.weight.norm(dim=1)
-        score = (into.chunk(2)[0] * into.chunk(2)[1] if c.gated else into) * block.down.weight.norm(dim=0)
-        weak = score.argsort()[:c.intermediate_size - neurons_left(c.intermediate_size, 0.5)]
-        with torch.no_grad():
-            block.down.weight[:, weak] = 0
-    with torch.no_grad():
-        expected = reference(torch.tensor([IDS]))[0]
-    torch.testing.assert_close(read_logits(session, IDS), expected, atol=2e-5, rtol=0)
-
-
-# ------------------------------------------------------------------------------------------------------ quantization
-
-
-@pytest.mark.parametrize("recipe", ["int8", "int8-dynamic:head=quantize", "l1-50,int8"])
-def test_int8_weights_lie_within_half_a_scale_step_of_the_dense_ones(model_folder: Path, recipe: str) -> None:
-    session, variant = built(model_folder, recipe)
-    dense = open_session(model_folder, parse_recipe(recipe.replace("int8", "", 1).strip(",") if "l1" in recipe else ""))
-    assert dense.active is not None
-    checked = 0
-    for name, layer in kernels(variant).items():
-        if layer.dtype_name != "int8":
-            continue
-        weight = kernels(dense.active)[name].dense()
-        scale = weight.abs().amax(dim=1, keepdim=True) / 127
-        assert ((layer.dense() - weight).abs() <= scale * 0.5 * (1 + 1e-5)).all(), name
-        codes = layer.dense() / scale
-        assert torch.allclose(codes, codes.round(), atol=1e-3) and codes.abs().max() <= 127.5
-        assert torch.equal(layer.dense() == 0, codes.round() == 0)
-        checked += 1
-    assert checked == 4 * session.config.n_layers + ("head=quantize" in recipe)
-
-
-def test_int8_layers_multiply_as_the_definition_says(model_folder: Path) -> None:
-    session, variant = built(model_folder, "int8")
-    bits = 255 if cpu().vnni else 127
-    for name, layer in kernels(variant).items():
-        if layer.dtype_name != "int8":
-            continue
-        x = torch.randn(5, layer.shape[1], generator=torch.Generator().manual_seed(6))
-        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-        scale = (high - low) / bits
-        zero = round(-low / scale)
-        seen = ((x / scale).round() + zero).clamp(0, bits).sub(zero) * scale
-        bias = session.masters.get(f"{name}.bias", 0.0)
-        expected = seen @ layer.dense().t() + bias
-        torch.testing.assert_close(layer(x), expected, atol=2e-3 * float(expected.abs().max()), rtol=0)
-
-
-def test_int8_survives_rows_of_zeros(gpt2_folder: Path, tmp_path: Path) -> None:
-    from engine.models.checkpoint import load_masters, save_folder
-    from engine.models.tokenizer import Tokenizer
-
-    masters = load_masters(gpt2_folder)
-    tensors = {name: masters[name].clone() for name in masters}
-    tensors["blocks.0.mlp.up.weight"][3:9] = 0
-    tensors["blocks.0.attn.qkv.weight"][:] = 0
-    save_folder(tmp_path, masters.config, tensors, torch.float32)
-    session = Session(load_masters(tmp_path), Tokenizer.from_folder(gpt2_folder), cpu())
-    variant = session.apply(parse_recipe("int8"))
-    assert torch.isfinite(read_logits(session, IDS)).all()
-    assert not kernels(variant)["blocks.0.mlp.up"].dense()[3:9].any()
 
 
 # --------------------------------------------------------------------------------------------- precision and autocast
@@ -228,7 +39,8 @@ def test_16_bit_weights_are_exactly_the_casts(model_folder: Path, name: str, dty
         assert torch.equal(layer.dense(), session.masters[f"{source}.weight"].to(dtype).float()), layer_name
     for parameter_name, parameter in variant.decoder.named_parameters():
         assert parameter.dtype == dtype, parameter_name
-    assert torch.equal(variant.decoder.embed.weight, session.masters["embed.weight"].to(dtype))
+    every = torch.arange(session.config.vocab_size)[None]
+    assert torch.equal(variant.decoder.embed(every)[0], session.masters["embed.weight"].to(dtype))
     plain = read_logits(open_session(model_folder), IDS)
     assert ((read_logits(session, IDS) - plain).norm() / plain.norm()) < (0.05 if name == "bf16" else 0.01)
 
@@ -253,50 +65,10 @@ def test_fp32_equals_the_plain_module(model_folder: Path) -> None:
         assert torch.equal(read_logits(session, IDS), reference(torch.tensor([IDS]))[0])
 
 
-# ------------------------------------------------------------------------------------------------------------ stacks
-
-
-def test_every_stack_of_techniques_runs_and_reports_what_engaged(model_folder: Path) -> None:
-    options = [PruneNeuronsOptions(0.25), PruneL1Options(0.4), parse_recipe("int8").options[0],
-               PrecisionOptions("bf16"), AutocastOptions("bf16")]
-    ran = 0
-    for size in range(1, len(options) + 1):
-        for chosen in itertools.combinations(options, size):
-            try:
-                recipe = Recipe(chosen)
-            except DynoError:
-                continue
-            session = open_session(model_folder, recipe)
-            assert session.active is not None
-            report = session.active.report
-            assert [t.key for t in report.techniques] == [o.key for o in recipe.options]
-            assert torch.isfinite(read_logits(session, IDS)).all()
-            assert all(t.engaged and t.detail for t in report.techniques), recipe.label
-            inner = [layer for layer in report.layers if layer.name != "head"]
-            if recipe.get("int8-dynamic"):
-                assert {layer.dtype for layer in inner} == {"int8"}
-            elif recipe.get("precision"):
-                assert {layer.dtype for layer in inner} == {"bf16"}
-            if recipe.get("prune-l1"):
-                assert report.sparsity == pytest.approx(0.4, abs=0.001)
-            ran += 1
-    assert ran == 23  # 31 sets, less the 8 that hold both precision and autocast
-
-
-def test_the_full_stack_prunes_before_it_quantizes(llama_folder: Path) -> None:
-    session, variant = built(llama_folder, "bf16,int8,l1-50,neurons-30")
-    dense_session, dense = built(llama_folder, "neurons-30,l1-50")
-    assert session.config == dense_session.config
-    for name, layer in kernels(dense).items():
-        if name != "head":
-            stacked = kernels(variant)[name]
-            assert stacked.shape == layer.shape
-            assert not stacked.dense()[layer.dense() == 0].any()
+# ------------------------------------------------------------------------------------------------------ availability
 
 
 def test_a_technique_refused_by_the_device_says_why_and_changes_nothing(llama_folder: Path) -> None:
-    import dataclasses
-
     session = open_session(llama_folder)
     expected = read_logits(session, IDS)
     session.device = dataclasses.replace(session.device, int8_kernels=False, bf16=False, name="Old processor")
@@ -308,8 +80,6 @@ def test_a_technique_refused_by_the_device_says_why_and_changes_nothing(llama_fo
 
 
 def test_without_packed_kernels_bf16_gives_the_same_weights(llama_folder: Path) -> None:
-    import dataclasses
-
     session = open_session(llama_folder, parse_recipe("bf16"))
     assert session.active is not None
     plain = open_session(llama_folder)
@@ -323,12 +93,152 @@ def test_without_packed_kernels_bf16_gives_the_same_weights(llama_folder: Path) 
 
 
 def test_every_technique_describes_itself(llama_folder: Path) -> None:
-    config = open_session(llama_folder).config
-    for technique in all_techniques():
-        options = technique.options_type()
-        assert technique.label and technique.summary and technique.group and technique.short(options)
-        assert technique.available(options, cpu(), config).ok
+    config, refused = open_session(llama_folder).config, set()
+    for one in all_techniques():
+        options = one.options_type()
+        assert one.label and one.summary and one.group and one.short(options)
+        verdict = one.available(options, cpu(), config)
+        assert verdict.ok != bool(verdict.reason), one.key
+        refused |= {one.key} if not verdict.ok else set()
+    assert refused == {"fp8"} | (set() if cpu().compiler else {"compile"})
     assert [t.order for t in all_techniques()] == sorted({t.order for t in all_techniques()})
+
+
+# ------------------------------------------------------------------------------------------------ presets and reasons
+
+
+HERE = dataclasses.replace(cpu(), name="This processor", compiler=True)
+CARD = DeviceFacts("cuda", "This card", 1 << 30, bf16=False, compiler=True)
+APPLE = DeviceFacts("mps", "Apple GPU", 1 << 30)
+MODEL = ModelConfig.from_hf(LLAMA)
+
+
+@pytest.mark.parametrize(("device", "reasons"), [
+    (HERE, {"fp8": "This processor has no fp8", "precision:tf32": "This processor has none",
+            "attention:efficient": "NVIDIA cards only; This processor",
+            "attention:cudnn": "NVIDIA cards only; This processor"}),
+    (dataclasses.replace(HERE, compiler=False, int4_kernel=False, int8_weight_kernel=False, int8_kernels=False,
+                         bf16=False, fp16=False), {
+        "fp8": "This processor has no fp8", "precision:tf32": "This processor has none",
+        "precision:bf16": "This processor has no bf16", "precision:fp16": "This processor has no fp16",
+        "autocast:bf16": "This processor has no bf16", "kv-cache:bf16": "This processor has no bf16",
+        "attention:efficient": "NVIDIA cards only", "attention:cudnn": "NVIDIA cards only",
+        "int8-dynamic": "without the FBGEMM", "int8-weight": "no int8 weight-only kernel",
+        "int4-weight": "no int4 kernel", "compile": "Install g++ or clang"}),
+    (CARD, {"fp8": "This card has no fp8", "precision:tf32": "This card has none",
+            "precision:bf16": "This card has no bf16", "autocast:bf16": "This card has no bf16",
+            "kv-cache:bf16": "This card has no bf16", "int8-dynamic": "a CPU only", "int4-weight": "Ampere or later"}),
+    (dataclasses.replace(CARD, bf16=True, tf32=True, fp8=True, int4_kernel=True), {
+        "fp8": "whole blocks of 16", "int4-weight": "whole blocks of 128", "int8-dynamic": "a CPU only"}),
+    (APPLE, {"fp8": "Apple GPU has no fp8", "precision:tf32": "Apple GPU has none", "int8-dynamic": "a CPU only",
+             "int8-weight": "Apple GPUs", "int4-weight": "Apple GPUs", "compile": "Apple GPUs",
+             "attention:flash": "Apple GPUs", "attention:efficient": "Apple GPU", "attention:cudnn": "Apple GPU"}),
+], ids=["processor", "old processor", "old card", "new card", "apple"])
+def test_what_cannot_run_on_a_device_is_named_with_a_reason(device: DeviceFacts, reasons: dict[str, str]) -> None:
+    found = dict(unavailable_techniques(device, MODEL))
+    assert found.keys() == reasons.keys()
+    for key, words in reasons.items():
+        assert words in found[key] and found[key].endswith("."), (key, found[key])
+
+
+def test_this_processor_refuses_what_needs_a_card_and_says_its_own_name() -> None:
+    found = dict(unavailable_techniques(cpu(), None))
+    for key in ("fp8", "precision:tf32", "attention:efficient", "attention:cudnn"):
+        assert cpu().name in found[key]
+
+
+def test_presets_that_cannot_run_here_are_refused_with_the_reason_the_switches_show(llama_folder: Path) -> None:
+    session = open_session(llama_folder)
+    expected, unavailable = read_logits(session, IDS), dict(unavailable_techniques(cpu(), session.config))
+    names = sorted(path.stem for path in RECIPES.glob("*.json"))
+    presets = load_presets()
+    assert sorted(p.name for p in presets) == names
+    orders = [json.loads((RECIPES / f"{p.name}.json").read_text(encoding="utf-8"))["order"] for p in presets]
+    assert orders == sorted(set(orders))
+    refused = []
+    for preset in presets:
+        assert Recipe.from_json(preset.recipe.to_json()) == preset.recipe
+        reasons = [reason for options in preset.recipe.options for reason in (
+            unavailable.get(options.key),
+            unavailable.get(f"{options.key}:{case_name(_technique(options.key), options)}")) if reason]
+        if not reasons:
+            continue
+        refused.append(preset.name)
+        with pytest.raises(DynoError) as caught:
+            session.apply(preset.recipe)
+        assert reasons[0] in caught.value.summary and caught.value.hint.startswith("Switch ")
+        assert torch.equal(read_logits(session, IDS), expected)
+    assert refused == ["tf32", "fp8"] + ([] if cpu().compiler else ["compile"])
+
+
+def _technique(key: str) -> Technique:
+    found = technique(key)
+    assert found is not None
+    return found
+
+
+def test_doctor_lists_every_case_of_every_technique_with_its_reason() -> None:
+    report = doctor_report()
+    here = next(device for device in report["devices"] if device["device"] == "cpu")
+    refused = {row["label"]: row["reason"] for row in here["techniques"] if not row["available"]}
+    labels = {"fp8", "Precision tf32", "Attention backend efficient", "Attention backend cudnn"}
+    assert labels <= set(refused) <= labels | {"Compile (torch.compile)"}
+    assert all(cpu().name in refused[label] for label in labels)
+    assert {row["technique"] for row in here["techniques"]} == {t.key for t in all_techniques()}
+    text = doctor_text(report)
+    assert all(f"no   {label}: {reason}" in text for label, reason in refused.items())
+
+
+# ----------------------------------------------------------------------------------------------------------- conflicts
+
+
+@pytest.mark.parametrize(("recipe", "words", "remedy"), [
+    ("int8,int4", ("int8 dynamic", "int4 weight-only", "both quantization"), "Switch int4 weight-only off"),
+    ("int8-weight-only,int4", ("int8 weight-only", "int4 weight-only"), "Switch int4 weight-only off"),
+    ("l1-50,wanda-50", ("Wanda", "L1", "both unstructured pruning"), "Switch Pruning, Wanda off"),
+    ("l1-50,sparse-2-4", ("2:4", "L1"), "Switch Pruning, 2:4 sparse off"),
+    ("prune-random:amount=0.1,wanda-50", ("random", "Wanda"), "Switch Pruning, random off"),
+    ("compile,int8", ("torch.compile", "int8 dynamic"), "Use int8 weight-only"),
+    ("autocast-bf16,bf16", ("Autocast", "bf16"), "Set Precision to fp32"),
+    ("autocast:dtype=fp16,fp16", ("Autocast", "fp16"), "switch Autocast off"),
+])
+def test_techniques_that_cannot_stand_together_say_why_and_what_to_do(recipe: str, words: tuple[str, ...],
+                                                                     remedy: str) -> None:
+    for order in (recipe, ",".join(reversed(recipe.split(",")))):
+        with pytest.raises(DynoError) as caught:
+            parse_recipe(order)
+        assert all(word in caught.value.summary for word in words), caught.value.summary
+        assert remedy in caught.value.hint, caught.value.hint
+
+
+def test_a_recipe_holds_one_technique_of_each_exclusive_kind() -> None:
+    kinds: dict[str, list[str]] = {}
+    for one in all_techniques():
+        kinds.setdefault(one.exclusive or one.key, []).append(one.key)
+    assert {len(keys) for keys in kinds.values()} == {1, 4}, "four quantizations, four unstructured prunings"
+    for first, second in itertools.combinations(all_techniques(), 2):
+        pair = (make_options(first.key, {}), make_options(second.key, {}))
+        if first.exclusive and first.exclusive == second.exclusive:
+            with pytest.raises(DynoError, match="a recipe holds one"):
+                Recipe(pair)
+        elif {first.key, second.key} in ({"compile", "int8-dynamic"}, {"lookup", "int8-dynamic"}):
+            with pytest.raises(DynoError, match="int8 dynamic") as caught:
+                Recipe(pair)
+            assert "weight-only" in caught.value.hint
+        elif {first.key, second.key} != {"autocast", "precision"}:
+            assert len(Recipe(pair).options) == 2
+
+
+def test_an_unknown_option_or_choice_is_refused_with_those_there_are() -> None:
+    for text, words in (("int4-weight:group=16", "32, 64, 128"), ("int8-dynamic:head=quantize", "keep, int8"),
+                        ("attention:backend=magic", "plain, math, flash"), ("kv-cache:dtype=int4", "fp32, bf16"),
+                        ("prune-l1:scope=row", "global, layer"), ("int4-weight:bits=4", "group, fit, head")):
+        with pytest.raises(DynoError) as caught:
+            parse_recipe(text)
+        assert words in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------------------------ training
 
 
 def test_training_and_inference_read_the_same_decoder(model_folder: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_recipe_asked_for_before_the_model_is_there_waits_for_it(llama_folder:
 
 def test_a_newer_recipe_replaces_the_one_being_built(llama_folder: Path, engine: Engine) -> None:
     engine.load(llama_folder)
-    engine.at({2: ApplyRecipe(BF16)}, counts=lambda e: isinstance(e, Progress) and e.stage == "Building int8")
+    engine.at({2: ApplyRecipe(BF16)}, counts=lambda e: isinstance(e, Progress) and e.stage == "Building")
     engine.submit(ApplyRecipe(INT8))
     event = engine.wait(lambda e: isinstance(e, RecipeApplied))
     assert isinstance(event, RecipeApplied) and event.report.recipe == BF16
@@ -285,15 +285,15 @@ def test_shutdown_in_mid_reply_ends_the_thread_and_every_job(llama_folder: Path)
 
 
 def test_shutdown_while_a_model_loads_and_a_recipe_builds_ends_the_thread(llama_folder: Path) -> None:
-    for stage in ("Preparing the weights", "Building int8"):
+    for stage, loading in (("Opening the model", True), ("Building", True), ("Building", False)):
         engine = Engine()
-        if stage == "Building int8":
+        if not loading:
             engine.load(llama_folder)
         engine.at({1: Shutdown()}, counts=lambda e, stage=stage: isinstance(e, Progress) and e.stage == stage)
         job = LoadModel(engine.next_id(), str(llama_folder), device="cpu")
-        engine.submit(ApplyRecipe(INT8) if stage == "Building int8" else job)
+        engine.submit(job if loading else ApplyRecipe(INT8))
         after_shutdown(engine)
-        if stage != "Building int8":
+        if loading:
             assert lifecycle(engine, job.job_id) == ["JobStarted", "Cancelled"]
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
 
+import gui.theme
 from gui.app import Application
+from gui.theme import install_theme, theme
+from tests.gui.technique_bench import Bench
 
 WAIT_MS = 30_000
 
@@ -53,3 +57,26 @@ def until(qapp: QApplication, condition: Callable[[], object], what: str = "the 
         assert time.monotonic() < end_s, f"waited in vain for {what}"
         qapp.processEvents()
         time.sleep(0.002)  # give the engine thread the processor: this loop has nothing to show
+
+
+@pytest.fixture
+def themed(qapp: QApplication) -> Iterator[None]:
+    """The theme, light and at its own size, before and after every test."""
+    if gui.theme._theme is None:
+        install_theme(qapp, "light", 100)
+    theme().choice, theme().font_percent = "light", 100
+    theme().apply()
+    yield
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # or dead windows would be restyled for ever
+    theme().choice, theme().font_percent = "light", 100
+    theme().apply()
+
+
+@pytest.fixture
+def bench(themed: None, qtbot: QtBot, tmp_path: Path) -> Iterator[Bench]:
+    """A shown technique panel with every group open, its engine not started."""
+    bench = Bench(qtbot, tmp_path)
+    bench.unfold()
+    yield bench
+    if bench.started:
+        assert bench.bridge.stop()

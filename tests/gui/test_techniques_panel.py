@@ -3,173 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent, QPoint, QPointF, Qt, QTranslator
+from PySide6.QtCore import QPoint, QPointF, Qt, QTranslator
 from PySide6.QtGui import QGuiApplication, QWheelEvent
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
-    QFileDialog,
     QLineEdit,
     QPlainTextEdit,
-    QRadioButton,
     QScrollArea,
     QToolButton,
     QWidget,
 )
 from pytestqt.qtbot import QtBot
 
-import gui.theme
 from engine.errors import DynoError
 from engine.messages import (
-    ApplyRecipe,
-    Command,
-    EngagedReport,
-    Event,
     Failed,
     JobStarted,
-    LayerReport,
-    LoadModel,
-    ModelInfo,
-    ModelLoaded,
     Progress,
     RecipeApplied,
     RecipeFailed,
-    Sampling,
-    TechniqueReport,
 )
-from engine.outbox import Outbox
-from engine.recipe import Recipe, load_presets, make_options
+from engine.recipe import Recipe, make_options
 from engine.techniques import all_techniques
-from engine.worker import Worker
-from gui.bridge import Bridge
 from gui.settings import Settings
-from gui.techniques.controls import NumberBox, Slider
-from gui.techniques.labels import TextLabel
 from gui.techniques.panel import TechniquePanel, grouped
-from gui.techniques.presets import read_recipe, write_recipe
 from gui.techniques.recipe_state import SETTING, remembered_recipe
-from gui.techniques.segments import Segments
-from gui.techniques.switch import Switch
 from gui.techniques.technique_row import is_segmented
-from gui.techniques.words import change_text, percent_text
-from gui.theme import install_theme, theme
-
-INT8 = Recipe((make_options("int8-dynamic", {}),))
-BF16 = Recipe((make_options("precision", {"dtype": "bf16"}),))
-L1 = Recipe((make_options("prune-l1", {"amount": 0.5}),))
-PATIENCE_MS = 60_000
-
-
-class WatchedWorker(Worker):
-    """A real worker that keeps a list of what it was told. It is only started where a test wants a model."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        super().__init__(outbox, probe=False)
-        self.told: list[Command] = []
-
-    def submit(self, command: Command) -> None:
-        self.told.append(command)
-        super().submit(command)
-
-
-class Bench:
-    """A shown panel, its bridge, and a way to say what an engine would say."""
-
-    def __init__(self, qtbot: QtBot, folder: Path) -> None:
-        self.outbox = Outbox()
-        self.worker = WatchedWorker(self.outbox)
-        self.bridge = Bridge(self.worker, self.outbox)
-        self.settings = Settings(folder)
-        self.panel = TechniquePanel(self.bridge, self.settings)
-        self.started = False
-        qtbot.addWidget(self.panel)
-        self.panel.resize(320, 900)
-        self.panel.show()
-        qtbot.waitExposed(self.panel)
-        self.qtbot = qtbot
-
-    def say(self, *events: Event) -> None:
-        """Let the engine say something."""
-        for event in events:
-            self.outbox.put(event)
-        self.bridge.drain()
-
-    def load(self, folder: Path) -> None:
-        """Start the engine and load a model with the panel's recipe."""
-        self.bridge.start()
-        self.started = True
-        self.bridge.submit(LoadModel(self.bridge.next_id(), str(folder), self.panel.initial_recipe(), "cpu"))
-        self.until(lambda: self.panel.state.has_model)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for it."""
-        self.qtbot.waitUntil(condition, timeout=PATIENCE_MS)
-
-    def settle(self) -> None:
-        """Wait until the engine has answered."""
-        self.until(lambda: not self.panel.state.pending)
-
-    def asked(self) -> list[Recipe]:
-        """The recipes the engine was asked for."""
-        return [c.recipe for c in self.worker.told if isinstance(c, ApplyRecipe)]
-
-    def switch(self, key: str) -> Switch:
-        control = self.panel.rows[key].control
-        assert isinstance(control, Switch)
-        return control
-
-    def segment(self, key: str, dtype: str) -> QRadioButton:
-        control = self.panel.rows[key].control
-        assert isinstance(control, Segments)
-        return control.segment(dtype)
-
-
-@pytest.fixture(autouse=True)
-def themed(qapp: QApplication) -> Iterator[None]:
-    """The theme, light and at its own size, before and after every test."""
-    if gui.theme._theme is None:
-        install_theme(qapp, "light", 100)
-    theme().choice, theme().font_percent = "light", 100
-    theme().apply()
-    yield
-    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # or dead windows would be restyled for ever
-    theme().choice, theme().font_percent = "light", 100
-    theme().apply()
-
-
-@pytest.fixture
-def bench(qtbot: QtBot, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(qtbot, tmp_path)
-    yield bench
-    if bench.started:
-        assert bench.bridge.stop()
-
-
-def report(recipe: Recipe, **changes: object) -> EngagedReport:
-    """A report as the engine would give it."""
-    made = EngagedReport(
-        recipe=recipe,
-        techniques=tuple(TechniqueReport(o.key, o.key, True, 20, 10_900_000, 4_200_000, "A plain sentence.")
-                         for o in recipe.options),
-        layers=(*(LayerReport(f"blocks.{i}.attn.qkv", (768, 256 + i), "int8", 0.5, 196_608, "FBGEMM int8")
-                  for i in range(12)), LayerReport("head", (5000, 256), "fp32", 0.0, 5_120_000, "F.linear", True)),
-        weight_bytes=4_200_000, baseline_bytes=10_900_000, kv_bytes_per_token=2048, cache_dtype="fp32", sparsity=0.5,
-        build_s=0.031)
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
-
-
-def loaded(recipe: Recipe = Recipe(), unavailable: tuple[tuple[str, str], ...] = (),  # noqa: B008 (frozen)
-           job_id: int = 1) -> ModelLoaded:
-    """A model as the engine would announce it."""
-    info = ModelInfo("dyno-small-1", "/models/dyno-small-1", "llama", 5_500_000, 512, "bf16", 10_900_000, "cpu",
-                     "AMD EPYC", 1, True, Sampling(), unavailable)
-    return ModelLoaded(job_id, 0.0, info, report(recipe))
-
+from gui.theme import theme
+from gui.widgets.controls import NumberBox, Slider
+from gui.widgets.fold import FoldButton
+from gui.widgets.labels import TextLabel
+from gui.widgets.segments import Segments
+from gui.widgets.switch import Switch
+from tests.gui.technique_bench import BF16, INT8, L1, Bench, loaded, report
 
 # ------------------------------------------------------------------------------------------------------- the registry
 
@@ -183,8 +54,8 @@ def test_every_technique_of_the_registry_has_its_control_and_every_option_its_fi
             continue
         assert isinstance(row.control, Switch)
         assert row.control.text() == technique.label
-        assert row.form is not None
-        assert list(row.form.fields) == [f.name for f in dataclasses.fields(technique.options_type)]
+        fields = [f.name for f in dataclasses.fields(technique.options_type)]
+        assert (list(row.form.fields) if row.form is not None else []) == fields
 
 
 def test_precision_has_segments_and_autocast_a_switch(bench: Bench) -> None:
@@ -401,9 +272,10 @@ def test_what_cannot_run_here_is_disabled_and_says_why(bench: Bench) -> None:
     assert why in switch.accessibleDescription()
     assert not bench.segment("precision", "bf16").isEnabled() and bench.segment("precision", "fp16").isEnabled()
     assert bench.segment("precision", "bf16").toolTip() == "No bf16."
-    model = bench.panel.presets.combo.model()
-    enabled = {preset.title: bool(model.flags(model.index(row, 0)) & Qt.ItemFlag.ItemIsEnabled)
-               for row, preset in enumerate(load_presets())}
+    combo = bench.panel.presets.combo
+    model = combo.model()
+    enabled = {entry.title: bool(model.flags(model.index(row, 0)) & Qt.ItemFlag.ItemIsEnabled)
+               for row, entry in combo.entries.items()}
     assert enabled["fp16"] and not enabled["bf16"] and not enabled["int8 dynamic"]
     bench.switch("autocast").click()  # its default type cannot be had, so it takes the one that can
     assert bench.asked() == [Recipe((make_options("autocast", {"dtype": "fp16"}),))]
@@ -417,74 +289,6 @@ def test_a_technique_that_is_on_can_be_switched_off_even_where_it_cannot_run(ben
     bench.switch("int8-dynamic").click()
     assert bench.asked() == [Recipe()]
     assert not bench.switch("int8-dynamic").isEnabled()
-
-
-# ------------------------------------------------------------------------------------------------- presets and recipes
-
-
-def test_choosing_each_preset_asks_for_it_and_custom_stands_for_none(bench: Bench) -> None:
-    bench.say(loaded())
-    combo = bench.panel.presets.combo
-    assert combo.currentText() == "fp32 baseline"
-    for row, preset in enumerate(load_presets()):
-        combo.setCurrentIndex(row)
-        combo.activated.emit(row)
-        assert bench.panel.recipe == preset.recipe
-        assert combo.currentText() == preset.title and combo.toolTip() == preset.description
-    bench.panel.apply_recipe(L1.with_options(INT8.options[0]))
-    assert combo.currentIndex() == -1 and combo.placeholderText() == "Custom"
-    bench.panel.apply_recipe(Recipe((make_options("precision", {"dtype": "fp32"}),)))
-    assert combo.currentText() == "fp32 baseline"
-
-
-def test_a_recipe_is_saved_and_opened_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.say(loaded(L1))
-    path = tmp_path / "mine.json"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path.with_suffix("")), ""))
-    bench.panel.presets.save()
-    assert Recipe.from_json(json.loads(path.read_text(encoding="utf-8"))) == L1
-    bench.panel.apply_recipe(Recipe())
-    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
-    bench.panel.presets.open()
-    assert bench.panel.recipe == L1
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"techniques": {"prune-l1": {"amount": 7}}}',
-                                  '{"techniques": {"magic": {}}}', '{"techniques": {"prune-l1": 3}}', "[" * 100_000])
-def test_a_file_that_is_no_recipe_is_a_line_and_changes_nothing(bench: Bench, tmp_path: Path, text: str,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "broken.json"
-    path.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
-    bench.panel.presets.open()
-    assert bench.panel.problem.text != ""
-    assert bench.panel.recipe == Recipe()
-
-
-def test_a_folder_that_cannot_be_written_is_a_line_and_leaves_no_file(bench: Bench, tmp_path: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "taken.json"
-    target.mkdir()
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), ""))
-    before = sorted(tmp_path.iterdir())
-    bench.panel.presets.save()
-    assert "taken.json cannot be written" in bench.panel.problem.text
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_writing_and_reading_a_recipe_are_inverse(tmp_path: Path) -> None:
-    for preset in load_presets():
-        write_recipe(tmp_path / "r.json", preset.recipe)
-        assert read_recipe(tmp_path / "r.json") == preset.recipe
-
-
-def test_reset_switches_everything_off(bench: Bench) -> None:
-    bench.say(loaded(L1.with_options(INT8.options[0])))
-    menu = bench.panel.presets.menu_button.menu()
-    assert [a.text() for a in menu.actions() if not a.isSeparator()] == [
-        "Save recipe…", "Open recipe…", "Reset (all off)"]
-    menu.actions()[-1].trigger()
-    assert bench.asked() == [Recipe()]
 
 
 # ---------------------------------------------------------------------------------------------------------- remembering
@@ -510,50 +314,6 @@ def test_an_unreadable_memory_is_plain_fp32(tmp_path: Path, text: str) -> None:
     assert remembered_recipe(settings) == Recipe()
 
 
-# -------------------------------------------------------------------------------------------------------- the report
-
-
-def test_the_report_gives_sizes_ratio_cache_kernels_and_each_techniques_sentence(bench: Bench) -> None:
-    bench.say(loaded(INT8))
-    text = bench.panel.report_view.text
-    for part in ("10.9 MB → 4.20 MB (0.39×)", "2.05 kB per token, fp32", "50 % of the block weights", "in 31 ms",
-                 "12 × FBGEMM int8", "1 × F.linear", "int8-dynamic: engaged", "Layers touched: 20",
-                 "A plain sentence."):
-        assert part in text
-    cached = report(Recipe((make_options("prune-l1", {}),)), from_cache=True, sparsity=0.0, techniques=(
-        TechniqueReport("prune-l1", "Pruning", False, 0, 0, 0, "Nothing to prune at this amount."),))
-    bench.say(RecipeApplied(0.0, cached))
-    text = bench.panel.report_view.text
-    assert "from cache" in text and "Pruning: did not engage" in text and "block weights" not in text
-
-
-def test_the_table_of_layers_sorts_by_number_and_copies_plain_values(bench: Bench) -> None:
-    bench.say(loaded(INT8))
-    bench.panel.report_view.layers_button.click()
-    table = bench.panel._layers
-    assert table is not None and table.isVisible() and not table.isModal()
-    table.table.sortByColumn(4, Qt.SortOrder.DescendingOrder)
-    table.copy()
-    lines = QGuiApplication.clipboard().text().splitlines()
-    assert lines[0].split("\t") == ["Layer", "Shape", "Type", "Zeros", "Bytes", "Kernel", "Shared"]
-    assert lines[1].split("\t") == ["head", "5000x256", "fp32", "0.0", "5120000", "F.linear", "yes"]
-    assert len(lines) == 14
-    table.table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
-    table.table.selectRow(10)
-    bench.qtbot.keyClick(table.table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
-    assert QGuiApplication.clipboard().text().splitlines()[1:] == [
-        "blocks.10.attn.qkv\t768x266\tint8\t0.5\t196608\tFBGEMM int8\tno"]
-    bench.say(RecipeApplied(0.0, report(Recipe(), layers=report(Recipe()).layers[:3])))
-    assert table.model.rowCount() == 3
-    table.close()
-
-
-def test_numbers_keep_their_units_and_never_turn_scientific() -> None:
-    assert change_text(10_900_000, 4_200_000).replace("\u00a0", " ") == "10.9 MB → 4.20 MB (0.39×)"
-    assert change_text(0, 0).endswith("(–)")
-    assert [percent_text(x).replace("\u00a0", " ") for x in (0.0, 0.004, 0.5, 1.0)] == ["0 %", "0.4 %", "50 %", "100 %"]
-
-
 # ------------------------------------------------------------------------------------------------ hands, eyes and ears
 
 
@@ -574,10 +334,11 @@ def test_everything_works_by_keyboard_alone(bench: Bench) -> None:
     assert {s.text() for s in switches} == {t.label for t in all_techniques() if not is_segmented(t)}
     tops = [w.mapTo(bench.panel.widget(), QPoint(0, 0)).y() for w in visited]
     assert tops == sorted(tops), "Tab goes down the panel"
-    assert visited[-1] is bench.panel.report_view.layers_button
+    assert visited[-1] is bench.panel.report_view.why_button
     bench.segment("precision", "fp32").setFocus(Qt.FocusReason.TabFocusReason)
     bench.qtbot.keyClick(bench.segment("precision", "fp32"), Qt.Key.Key_Right)
-    assert bench.asked()[-1] == BF16
+    bench.qtbot.keyClick(bench.segment("precision", "tf32"), Qt.Key.Key_Right)
+    assert [recipe.label for recipe in bench.asked()] == ["tf32", "bf16"]
     bench.qtbot.keyClick(bench.switch("prune-l1"), Qt.Key.Key_Space)
     assert bench.switch("prune-l1").isChecked()
     bench.qtbot.keyClick(bench.switch("prune-l1"), Qt.Key.Key_Return)
@@ -587,8 +348,8 @@ def test_everything_works_by_keyboard_alone(bench: Bench) -> None:
 
 
 def test_every_control_has_an_accessible_name_and_description(bench: Bench) -> None:
-    bench.say(loaded(Recipe(tuple(t.options_type() for t in all_techniques() if t.key != "autocast"))))
-    bench.panel.problem.tell("A", "B", "C")
+    bench.say(loaded(INT8))
+    bench.show_everything()
     bench.panel._open_layers()
     assert bench.panel._layers is not None
     nameless = []
@@ -648,15 +409,18 @@ def test_nothing_is_cut_off_when_narrow_or_large(bench: Bench, percent: int, wid
 
 def check_that_nothing_is_cut_off(bench: Bench, percent: int, width: int) -> None:
     """No word is wider than the panel, and every wrapped text has the height it needs."""
-    bench.say(loaded(Recipe(tuple(t.options_type() for t in all_techniques() if t.key != "autocast")),
-                     unavailable=(("autocast", "This device has no bf16 arithmetic, and no fp16 arithmetic either."),)))
-    bench.panel.problem.tell("The recipe needs 5.20 GB for weights; 3.10 GB are free.", "Close other programs.", "x")
+    bench.say(loaded(INT8, unavailable=(
+        ("autocast", "This device has no bf16 arithmetic, and no fp16 arithmetic either."),
+        ("attention:flash", "The flash backend runs on NVIDIA cards only."), ("precision:bf16", "No bf16."))))
+    bench.show_everything()
     theme().set_font_percent(percent)
     bench.panel.resize(width, 700)
     content = bench.panel.widget()
     bench.until(lambda: content.width() == bench.panel.viewport().width())
     assert content.minimumSizeHint().width() <= width
-    for text in (*content.findChildren(Switch), *content.findChildren(TextLabel)):
+    texts = (*content.findChildren(Switch), *content.findChildren(FoldButton), *content.findChildren(TextLabel))
+    assert sum(text.isVisible() for text in texts) > 60
+    for text in texts:
         if text.isVisible():
             assert text.height() >= text.heightForWidth(text.width()), text.text()
 

@@ -32,8 +32,8 @@ class _Segment(QRadioButton):
         return QSize(metrics.horizontalAdvance(self.text()) + 16, metrics.height() + 12)
 
     def minimumSizeHint(self) -> QSize:
-        """The same: a segment never hides its word."""
-        return self.sizeHint()
+        """A segment never hides its word; where there is little room it stands close to the edges."""
+        return self.sizeHint() - QSize(10, 0)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Any key brings the ring out."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QCoreApplication, QSize, Qt
-from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QFont, QFontMetrics
-from PySide6.QtWidgets import QAbstractButton, QApplication, QFrame, QLabel, QSizePolicy, QWidget
+from PySide6.QtGui import QAccessible, QAccessibleAnnouncementEvent, QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtWidgets import QAbstractButton, QApplication, QFrame, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from gui.theme import colours, icon, pixmap, small_font, theme
 
@@ -75,6 +75,40 @@ def set_icon(button: QAbstractButton, name: str, colour: str | None = None) -> N
     side = max(16, round(QFontMetrics(QApplication.font()).height() * 1.05))
     button.setIconSize(QSize(side, side))
     button.setIcon(icon(name, colour, side))
+
+
+def marked_line(icon_name: str, colour: str, muted: bool) -> tuple[QWidget, TextLabel]:
+    """A small wrapping text behind an icon, hidden at first: (the line, its text)."""
+    line = QWidget()
+    row = QHBoxLayout(line)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(6)
+    text = TextLabel(factor=0.88, muted=muted)
+    row.addWidget(IconLabel(icon_name, colour), 0, Qt.AlignmentFlag.AlignTop)
+    row.addWidget(text, 1)
+    line.hide()
+    return line, text
+
+
+class ElidedLabel(QLabel):
+    """One line that ends in "…" where there is no room for it; the whole is its tool tip then."""
+
+    def __init__(self, text: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(text, parent)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+
+    def minimumSizeHint(self) -> QSize:
+        """Room for a few letters."""
+        return QSize(self.fontMetrics().averageCharWidth() * 8, super().minimumSizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """As much of the text as fits."""
+        room = self.contentsRect()
+        shown = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, room.width())
+        self.setToolTip(self.text() if shown != self.text() else "")
+        painter = QPainter(self)
+        painter.setPen(self.palette().windowText().color())
+        painter.drawText(room, int(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter), shown)
 
 
 class Line(QFrame):

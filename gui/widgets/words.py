@@ -22,9 +22,24 @@ def duration_text(seconds: float) -> str:
     return numbers.duration(seconds).replace(" ", NBSP)
 
 
+def precise_text(seconds: float) -> str:
+    """A time in three figures, for times that are compared: "11.5 ms", "0.27 ms", "12.4 µs"."""
+    if seconds <= 0:
+        return f"0{NBSP}ms"
+    for unit, factor, least in (("s", 1.0, 1.0), ("ms", 1e-3, 0.1), ("µs", 1e-6, 0.0)):
+        value = seconds / factor
+        if value >= least:
+            return f"{value:.{2 if value < 10 else 1 if value < 99.95 else 0}f}{NBSP}{unit}"
+    raise AssertionError("unreachable")
+
+
 def percent_text(share: float) -> str:
-    """A share: "50 %", "0.4 %"."""
+    """A share: "50 %", "0.4 %", "0.02 %"."""
     percent = 100 * share
+    if 0 < percent < 0.005:
+        return f"<{NBSP}0.01{NBSP}%"
+    if 0 < percent < 0.095:
+        return f"{percent:.2f}{NBSP}%"
     return f"{percent:.1f}{NBSP}%" if 0 < percent < 9.95 else f"{percent:.0f}{NBSP}%"
 
 

@@ -1,0 +1,105 @@
+"""One token through the decoder's operators without its modules.
+
+The same operators on the same tensors as `Decoder.forward`, so the same bits; but a step of a small model costs more
+in calls than in arithmetic, and here the cache is cut up once a step instead of four times a layer, new keys and values
+are written in one copy, and no module is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.kernels.token_step import DecoderStep
+from engine.models.gpt import Attend, Decoder, Int8KVCache, KVCache, Norm, rotate
+
+Layer = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The operators of one block."""
+
+    norm1: Layer
+    qkv: Layer
+    q_norm: Layer | None
+    k_norm: Layer | None
+    attend: Attend
+    out: Layer
+    norm2: Layer
+    up: Layer
+    activation: Layer
+    gated: bool
+    down: Layer
+
+
+class FlatStep:
+    """Runs one token over a dense cache; anything else goes through the decoder."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._plain = DecoderStep(decoder)
+        self._decoder, self._config = decoder, decoder.config
+        self._blocks = [_flat(block) for block in decoder.blocks]
+        self._norm, self._head = _norm(decoder.norm), decoder.head.forward
+
+    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """Logits (1, T, V) for ids (1, T)."""
+        c, at = self._config, cache.length
+        if ids.shape != (1, 1) or isinstance(cache, Int8KVCache):
+            return self._plain(ids, cache)
+        decoder, heads = self._decoder, c.n_heads
+        x = decoder.embed(ids)  # (1, 1, D)
+        rope = None
+        if decoder.positions is not None:
+            x = x + decoder.positions.weight[at:at + 1]
+        else:
+            cos, sin = decoder.rope_tables(x, at + 1)
+            rope = cos[at], sin[at]  # (1, d) twice
+        first = max(0, at + 1 - c.sliding_window) if c.sliding_window else 0
+        seen = cache.data[:, :, :, first:at + 1].unbind(0)  # 2L of (1, K, S, d)
+        fresh = cache.data.view(c.n_layers, 2 * c.n_kv_heads, cache.capacity, c.head_dim)[:, :, at].unbind(0)
+        for layer, b in enumerate(self._blocks):
+            qkv = b.qkv(b.norm1(x)).view(1, heads + 2 * c.n_kv_heads, 1, c.head_dim)
+            q, kv = qkv[:, :heads], qkv[:, heads:]  # (1, H, 1, d), (1, 2K, 1, d)
+            if b.q_norm is not None and b.k_norm is not None:
+                q, k = b.q_norm(q), b.k_norm(kv[:, :c.n_kv_heads])
+            elif rope is not None:
+                k = kv[:, :c.n_kv_heads]
+            if rope is not None:
+                q = rotate(q, *rope)
+                fresh[layer][:c.n_kv_heads].copy_(rotate(k, *rope).view(-1, c.head_dim))
+                fresh[layer][c.n_kv_heads:].copy_(kv[0, c.n_kv_heads:, 0])
+            else:
+                fresh[layer].copy_(kv.view(-1, c.head_dim))
+            y = b.attend(q.to(cache.data.dtype), seen[2 * layer], seen[2 * layer + 1], None, False)  # (1, H, 1, d)
+            x = b.out(y.reshape(1, 1, -1).to(x.dtype)).add_(x)  # in place on what the layer just made
+            h = b.up(b.norm2(x))
+            if b.gated:
+                gate, value = h.chunk(2, dim=-1)
+                h = b.activation(gate).mul_(value)
+            else:
+                h = b.activation(h)
+            x = b.down(h).add_(x)
+        cache.length = at + 1
+        logits: Tensor = self._head(self._norm(x))
+        return logits
+
+
+def _flat(block: object) -> _Block:
+    attn, mlp = block.attn, block.mlp  # type: ignore[attr-defined]
+    return _Block(
+        norm1=_norm(block.norm1), qkv=attn.qkv.forward,  # type: ignore[attr-defined]
+        q_norm=_norm(attn.q_norm) if attn.q_norm is not None else None,
+        k_norm=_norm(attn.k_norm) if attn.k_norm is not None else None,
+        attend=attn.attend, out=attn.out.forward, norm2=_norm(block.norm2),  # type: ignore[attr-defined]
+        up=mlp.up.forward, activation=mlp.activation, gated=mlp.gated, down=mlp.down.forward)
+
+
+def _norm(norm: Norm) -> Layer:
+    weight, bias, shape, eps = norm.weight, norm.bias, norm.shape, norm.eps
+    if bias is not None:
+        return lambda x: F.layer_norm(x, shape, weight, bias, eps)
+    return lambda x: F.rms_norm(x, shape, weight, eps)

@@ -1,0 +1,35 @@
+"""What a quantization scheme promises to whoever plans a model, free of torch: the window reads it before torch is
+there. The kernel behind a scheme stands in a file of its own and is imported when the first layer is built."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from engine.models.devices import DeviceFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.kernels.linear import LinearKernel, Weights
+
+
+class Scheme(ABC):
+    """How a linear layer's weight is kept. Immutable; equal schemes are equal objects (frozen dataclasses).
+
+    exact_bias: the bias stays in fp32, whatever the activations are.
+    """
+
+    name: str
+    exact_bias = True
+
+    @abstractmethod
+    def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
+        """Bytes that the weight of a (rows, columns) layer takes as allocated, bias apart.
+
+        dtype: of the activations, "fp32", "bf16" or "fp16".
+        """
+
+    @abstractmethod
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+        """The layer that runs, and the fp32 weight (N, K) that it really multiplies by."""

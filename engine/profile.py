@@ -1,0 +1,205 @@
+"""Why it isn't faster: where the time of one token goes, measured on the active recipe.
+
+Three measurements: tokens as they run, without a profiler; a few tokens under torch's profiler, which says how that
+time divides between kinds of operators; and a reading test, which says how long the bytes of a token take at least.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from engine.kernels.linear import LinearKernel
+from engine.messages import SpeedReport, TimeShare
+from engine.models.gpt import KVCache
+from engine.techniques.base import BuildStep
+from engine.variant import Variant
+
+MATMUL, ATTENTION, SMALL, REST = "matrix products", "attention", "small operators", "Python and the rest"
+_MATMUL_WORDS = ("linear", "mm", "matmul", "gemm", "mkldnn", "scaled_mm", "int8pack", "int4pack")
+_ATTENTION_WORDS = ("attention", "sdpa", "softmax")
+_TIMED, _PROFILED = 24, 8
+_TEST_BYTES = 256 << 20  # far larger than any cache
+_bandwidth: dict[tuple[str, int], float] = {}
+
+
+def explain(variant: Variant, context: int) -> Generator[BuildStep, None, SpeedReport]:
+    """Profile tokens after `context` others; yields (stage, done, total) between its parts."""
+    config = variant.decoder.config
+    context = max(1, min(context, config.context - 1))
+    total = 4
+    yield "Measuring memory", 0, total
+    threads = torch.get_num_threads()
+    bandwidth = memory_bandwidth(variant.device.torch_name, threads)
+    yield "Filling the cache", 1, total
+    ids = torch.arange(context, device=variant.device.torch_name)[None] % config.vocab_size  # (1, context)
+    cache = variant.new_cache(context + 1)
+    for start in range(0, context, 128):
+        variant.forward(ids[:, start:start + 128], cache)
+    yield "Timing tokens", 2, total
+    token_s = _token_time(variant, cache, context)
+    yield "Profiling tokens", 3, total
+    operators = _profiled(variant, cache, context)
+    weights = bytes_read(variant)
+    cached = variant.report.kv_bytes_per_token * context
+    shares = _shares(operators, token_s)
+    floor_s = (weights + cached) / bandwidth
+    top = sorted(operators.items(), key=lambda item: -item[1][0])[:8]
+    return SpeedReport(
+        recipe=variant.recipe.label, context=context, threads=threads, token_s=token_s, shares=shares,
+        operators=tuple((name, seconds, calls) for name, (seconds, calls) in top), weight_bytes=weights,
+        cache_bytes=cached, bandwidth=bandwidth, floor_s=floor_s,
+        findings=tuple(_findings(variant, token_s, shares, weights, cached, bandwidth)))
+
+
+def bytes_read(variant: Variant) -> int:
+    """Bytes of weights that one token reads: every linear layer whole, and one row of the embedding."""
+    layers = [m for m in variant.decoder.modules() if isinstance(m, LinearKernel)]
+    linear = sum(dict(item for layer in layers for item in layer.memory()).values())
+    return linear + 4 * variant.decoder.config.hidden_size
+
+
+def memory_bandwidth(device: str, threads: int) -> float:
+    """Bytes/s of reading a tensor too large for any cache with the threads in use: the best of several passes.
+
+    Remembered for the process: memory does not get faster.
+    """
+    key = device, threads
+    if key not in _bandwidth:
+        block = torch.ones(_TEST_BYTES // 4, device=device)
+        best = 0.0
+        for _ in range(6):
+            _wait(device)
+            started_s = time.perf_counter()
+            torch.sum(block)
+            _wait(device)
+            best = max(best, _TEST_BYTES / (time.perf_counter() - started_s))
+        _bandwidth[key] = best
+    return _bandwidth[key]
+
+
+def _token_time(variant: Variant, cache: KVCache, context: int) -> float:
+    """Median seconds of a token at this depth, without a profiler."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=variant.device.torch_name)
+    times = []
+    for i in range(_TIMED + 4):
+        cache.truncate(context)
+        variant.device.synchronize()
+        started_s = time.perf_counter()
+        variant.step(ids, cache)
+        variant.device.synchronize()
+        if i >= 4:
+            times.append(time.perf_counter() - started_s)
+    return statistics.median(times)
+
+
+def _profiled(variant: Variant, cache: KVCache, context: int) -> dict[str, tuple[float, int]]:
+    """Operator -> (seconds of its own a token, calls a token)."""
+    # torch's profiler otherwise writes its start and stop on the terminal; it reads this when it first starts.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    from torch.profiler import ProfilerActivity, profile
+
+    on_card = variant.device.kind == "cuda"
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_card else [ProfilerActivity.CPU]
+    ids = torch.zeros(1, 1, dtype=torch.long, device=variant.device.torch_name)
+    with profile(activities=activities) as profiler:
+        for _ in range(_PROFILED):
+            cache.truncate(context)
+            variant.step(ids, cache)
+        variant.device.synchronize()
+    events: Any = profiler.key_averages()
+    found = {}
+    for event in events:
+        own_us = event.self_device_time_total if on_card else event.self_cpu_time_total
+        if own_us > 0:
+            found[event.key] = own_us * 1e-6 / _PROFILED, max(1, round(event.count / _PROFILED))
+    return found
+
+
+def _shares(operators: dict[str, tuple[float, int]], token_s: float) -> tuple[TimeShare, ...]:
+    """The token's time divided. Where the profiler's own cost makes the parts exceed it, they are scaled to it."""
+    sums = {MATMUL: [0.0, 0], ATTENTION: [0.0, 0], SMALL: [0.0, 0]}
+    for name, (seconds, calls) in operators.items():
+        part = sums[_part(name)]
+        part[0] += seconds
+        part[1] += calls
+    busy = sum(seconds for seconds, _ in sums.values())
+    scale = min(1.0, token_s / busy) if busy else 1.0
+    shares = [TimeShare(name, seconds * scale, int(calls)) for name, (seconds, calls) in sums.items()]
+    return (*shares, TimeShare(REST, max(0.0, token_s - busy * scale), 0))
+
+
+def _part(operator: str) -> str:
+    name = operator.lower()
+    if any(word in name for word in _ATTENTION_WORDS):
+        return ATTENTION
+    if any(word in name for word in _MATMUL_WORDS):
+        return MATMUL
+    return SMALL
+
+
+def _findings(variant: Variant, token_s: float, shares: tuple[TimeShare, ...], weights: int, cached: int,
+              bandwidth: float) -> list[str]:
+    """Sentences that follow from the figures, the most important first."""
+    floor_s = (weights + cached) / bandwidth
+    parts = {share.part: share for share in shares}
+    ratio = token_s / floor_s if floor_s else 0.0
+    said = [f"A token reads {_size(weights + cached)}; at {bandwidth / 1e9:.1f} GB/s, measured here, that alone takes "
+            f"{_time(floor_s)}. It takes {_time(token_s)}, {ratio:.1f} times as long."]
+    biggest = max(shares, key=lambda share: share.seconds)
+    share = 100 * biggest.seconds / token_s if token_s else 0.0
+    matmul_s = parts[MATMUL].seconds
+    if biggest.part == MATMUL and matmul_s:
+        speed = weights / matmul_s
+        said.append(f"{share:.0f} % of it are matrix products, which read the weights at {speed / 1e9:.1f} GB/s, "
+                    f"{100 * speed / bandwidth:.0f} % of what memory gives. Fewer bytes help: fewer bits, or pruned "
+                    "neurons, heads or layers.")
+    elif biggest.part == ATTENTION:
+        said.append(f"{share:.0f} % of it is attention over the cache. A shorter context or fewer key/value heads "
+                    "help.")
+    elif biggest.part == SMALL:
+        said.append(f"{share:.0f} % of it are {biggest.calls:,} small operators (norms, rotations, copies). Fewer "
+                    "bytes do not make them faster; fusing them does: try Compile.")
+    else:
+        said.append(f"{share:.0f} % of it is Python between the operators. Fewer bytes do not make it faster; a larger "
+                    "model hides it, and Prompt lookup and Compile avoid it.")
+    said += _about_recipe(variant, weights, parts, token_s)
+    return said
+
+
+def _about_recipe(variant: Variant, weights: int, parts: dict[str, TimeShare], token_s: float) -> list[str]:
+    """What the active techniques leave on the table, from the report of what engaged."""
+    report, said = variant.report, []
+    head = next((layer for layer in report.layers if layer.name == "head"), None)
+    if head is not None and weights and head.nbytes / weights > 0.3:
+        remedy = ("" if head.dtype in ("int8", "int4") else
+                  " The quantization techniques leave it out unless asked: set their Output head.")
+        said.append(f"The output head is {100 * head.nbytes / weights:.0f} % of the bytes.{remedy}")
+    if report.sparsity > 0.05 and not any("sparse" in layer.kernel for layer in report.layers):
+        said.append(f"{100 * report.sparsity:.0f} % of the block weights are zero, and the dense kernels multiply by "
+                    "every one of them: unstructured pruning alone makes nothing faster.")
+    if variant.context.autocast is not None:
+        said.append("Autocast casts every weight again at every token. Precision casts once.")
+    small_s = parts[SMALL].seconds + parts[REST].seconds
+    if token_s and small_s / token_s > 0.35 and parts[MATMUL].seconds < 2 * small_s:
+        said.append(f"{_time(small_s)} of each token do not depend on the number of bits, so no quantization can bring "
+                    "it below that.")
+    return said
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds < 0.01 else f"{seconds * 1e3:.1f} ms"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"

@@ -1,0 +1,62 @@
+"""Speculative decoding by prompt lookup: what followed the last words the time before is proposed as what follows now.
+
+The model checks all proposed tokens in one pass and keeps those it would have chosen itself, so the text is the one
+it would have written without (Saxena, "Prompt Lookup Decoding", 2023; Leviathan et al., 2023, for the check). It pays
+where the answer repeats the question: summaries, edits, code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from engine.errors import DynoError
+from engine.techniques.base import Effect, Options, Technique, option
+
+if TYPE_CHECKING:
+    from engine.techniques.draft import Draft
+
+
+@dataclass(frozen=True)
+class LookupOptions(Options):
+    """ngram: tokens that must match. drafts: tokens proposed at most."""
+
+    key: ClassVar[str] = "lookup"
+    ngram: float = option(2.0, "Match", "How many of the last tokens must have stood in the text before.",
+                          unit="tokens", low=1.0, high=6.0, step=1.0)
+    drafts: float = option(5.0, "Proposal", "How many of the tokens that followed are proposed at once.",
+                           unit="tokens", low=1.0, high=7.0, step=1.0)
+
+
+class PromptLookup(Technique):
+    """Proposes tokens from the text itself and lets the model check them together."""
+
+    order = 80
+    label = "Prompt lookup"
+    group = "Decoding"
+    summary = "Guess the next tokens from the text so far and check them in one pass. The text stays the same."
+    options_type = LookupOptions
+
+    def conflict(self, options: Options, others: tuple[Technique, ...],
+                 their_options: tuple[Options, ...]) -> DynoError | None:
+        if any(t.key == "int8-dynamic" for t in others):
+            return DynoError("int8 dynamic scales its activations over all rows of a step, so proposals checked "
+                             "together would change the text.",
+                             "Use int8 or int4 weight-only with prompt lookup, or switch one of the two off.")
+        return super().conflict(options, others, their_options)
+
+    def short(self, options: Options) -> str:
+        return "lookup"
+
+    def apply(self, options: Options, draft: Draft) -> Effect:
+        from engine.techniques.draft import Lookup
+
+        assert isinstance(options, LookupOptions)
+        draft.lookup = Lookup(round(options.ngram), round(options.drafts))
+        ties = "" if draft.dtype == "fp32" and draft.autocast is None else (
+            f" In {draft.autocast or draft.dtype} two words that are exactly as likely may fall the other way.")
+        return Effect((), 0, 0, f"Up to {draft.lookup.drafts} tokens are proposed where the last {draft.lookup.ngram} "
+                      f"stood before, and checked in one pass. The share that was right stands under each reply.{ties}")
+
+
+TECHNIQUE = PromptLookup()

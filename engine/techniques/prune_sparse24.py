@@ -1,0 +1,91 @@
+"""2:4 semi-structured sparsity: of every four neighbours in a row the two smaller ones become zero.
+
+The pattern is the one that sparse tensor cores skip (Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021).
+Where the card has them the layer really runs sparse; elsewhere it stays a dense matrix with zeros, and says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from engine.kernels.scheme import Scheme
+from engine.models.devices import DeviceFacts
+from engine.techniques.base import Effect, Options, Technique
+from engine.techniques.zeroing import NO_GAIN
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.kernels.linear import LinearKernel, Weights
+    from engine.techniques.draft import Draft
+
+_SHORTEST = 64  # rows and columns that the sparse product needs
+
+
+@dataclass(frozen=True)
+class Sparse24Scheme(Scheme):
+    """Kept values in 16 bits and two bits of position for each pair: 9/16 of the dense bytes."""
+
+    name = "2:4"
+    exact_bias = False
+
+    def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
+        dense = shape[0] * shape[1] * 2
+        return dense // 2 + dense // 16
+
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+        from engine.kernels.sparse24 import Sparse24Linear
+        from engine.models.devices import torch_dtype
+
+        cast = weights.weight.to(torch_dtype(dtype))
+        bias = weights.bias.to(device.torch_name, cast.dtype) if weights.bias is not None else None
+        return Sparse24Linear(cast.to(device.torch_name), bias), cast
+
+
+@dataclass(frozen=True)
+class PruneSparse24Options(Options):
+    """No options: the pattern is fixed."""
+
+    key: ClassVar[str] = "prune-2-4"
+
+
+class PruneSparse24(Technique):
+    """Zeros two of every four weights, and runs sparse where the card can."""
+
+    order = 23
+    label = "Pruning, 2:4 sparse"
+    group = "Pruning"
+    summary = "Zero two of every four weights: the pattern that recent NVIDIA cards can skip."
+    exclusive = "unstructured pruning"
+    options_type = PruneSparse24Options
+
+    def short(self, options: Options) -> str:
+        return "2:4"
+
+    def apply(self, options: Options, draft: Draft) -> Effect:
+        layers = [layer for layer in draft.inner() if layer.shape[1] % 4 == 0]
+        before = sum(draft.layer_bytes(layer) for layer in layers)
+        for layer in layers:
+            layer.edits.append((self.key, zero_two_of_four))
+        fast = [la for la in layers if min(la.shape) >= _SHORTEST and la.shape[0] % 32 == 0 and la.shape[1] % 32 == 0]
+        names = tuple(layer.name for layer in layers)
+        # The product is 16 bits wide: whether the recipe casts to them is known only after this technique.
+        if draft.device.sparse24 and fast and draft.wants_16_bits:
+            draft.quantize(self.key, fast, Sparse24Scheme())
+            after = sum(draft.layer_bytes(layer) for layer in layers)
+            return Effect(names, before, after, f"{len(fast)} layers keep two of every four weights and run sparse.")
+        why = (f"{draft.device.name} has no sparse tensor cores." if not draft.device.sparse24
+               else "Sparse tensor cores want bf16 or fp16 weights: set Precision to one of them.")
+        return Effect(names, before, before, f"Two of every four weights are zero in {len(layers)} layers. {why} "
+                      f"{NO_GAIN}", engaged=bool(layers))
+
+
+def zero_two_of_four(weight: Tensor) -> Tensor:
+    """Zero the two smaller of every four neighbours in a row; K must be a multiple of 4."""
+    fours = weight.reshape(weight.shape[0], -1, 4)  # (N, K / 4, 4)
+    smaller = fours.abs().topk(2, dim=-1, largest=False).indices
+    return fours.scatter(-1, smaller, 0.0).view_as(weight)
+
+
+TECHNIQUE = PruneSparse24()

@@ -1,0 +1,50 @@
+"""What the quantization techniques share: which layers they take, the head and embedding, and their report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from engine.kernels.scheme import Scheme
+from engine.techniques.base import Effect, option
+
+if TYPE_CHECKING:
+    from engine.techniques.draft import Draft
+
+EXCLUSIVE = "quantization of the weights"
+
+
+def head_option() -> Any:
+    """The choice whether the output head is left out."""
+    return option("keep", "Output head", "The head decides between all words and loses most by rounding, so it is left "
+                  "out unless asked for. In a small model with many words it is most of what a token reads.",
+                  choices=("keep", "int8"))
+
+
+def embedding_option() -> Any:
+    """The choice whether the embedding is left out."""
+    return option("keep", "Embedding", "A token reads one row of it, so int8 saves memory and no time. On a CPU the "
+                  "rows are read from the model's file and take no memory anyway.", choices=("keep", "int8"))
+
+
+def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedding: str, words: str) -> Effect:
+    """Give the block layers a scheme, the head another where asked for, and report both with what was left out."""
+    layers = list(draft.inner())
+    head_layer = draft.layers["head"]
+    touched = [*layers, head_layer] if head is not None else layers
+    before = draft.total_bytes()
+    draft.quantize(key, layers, scheme)
+    if head is not None:
+        draft.quantize(key, [head_layer], head)
+    if embedding != "keep":
+        draft.embedding = embedding
+    after = draft.total_bytes()
+    codes = sum(layer.numel for layer in touched)
+    held = sum(draft.layer_bytes(layer) for layer in touched)
+    sentences = [f"{len(layers)} layers hold {words}"
+                 + (f", the head {head.name} codes." if head is not None else ".")]
+    if scheme.name == "int8" and held > 1.1 * codes:
+        sentences.append(f"Packing pads the codes to {held / codes:.1f} times their size.")
+    if head is None:
+        share = draft.layer_bytes(head_layer) / max(1, held + draft.layer_bytes(head_layer))
+        sentences.append(f"The head stays dense: {100 * share:.0f} % of the bytes a token now reads.")
+    return Effect(tuple(layer.name for layer in touched), before, after, " ".join(sentences))

@@ -1,0 +1,122 @@
+"""Why it is not faster: the parts add up, the floor is bytes over bandwidth, and sentences follow from figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.messages import Cancel, Cancelled, Explain, Failed, Finished, Generate, Progress, SpeedReport
+from engine.profile import ATTENTION, MATMUL, REST, SMALL, bytes_read, explain, memory_bandwidth
+from engine.recipe import parse_recipe
+from engine.variant import Variant
+from tests.engine.support import GREEDY, Engine, built, decode_logits, finish, kernels, open_session
+
+MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder"]
+RECIPES = ["fp32", "bf16", "autocast-bf16", "int8", "int8-dynamic:head=int8", "int8-weight-only", "int4", "l1-50",
+           "kv-int8", "neurons-30,int4-weight:head=int4:embedding=int8", "attention:backend=plain", "lookup"]
+
+
+def embedding_and_norms(variant: Variant) -> tuple[int, int]:
+    """Bytes of the embedding's own memory (none where it is the head's or the file's), and of norms and positions."""
+    decoder, layers = variant.decoder, {layer.name: layer for layer in variant.report.layers}
+    linear = {id(p) for layer in kernels(variant).values() for p in (*layer.parameters(), *layer.buffers())}
+    tensors = list(decoder.embed.parameters()) + list(decoder.embed.buffers())
+    embedding = 0 if layers["head"].shared else sum(t.nbytes for t in tensors)
+    known = linear | {id(t) for t in tensors}
+    return embedding, sum(p.nbytes for p in decoder.parameters() if id(p) not in known)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_token_reads_all_weights_but_the_embedding_and_one_row_of_it(model: str, recipe: str,
+                                                                      request: pytest.FixtureRequest) -> None:
+    session, variant = built(request.getfixturevalue(model), recipe)
+    embedding, norms = embedding_and_norms(variant)
+    row = 4 * session.config.hidden_size
+    assert bytes_read(variant) - row == variant.report.weight_bytes - embedding - norms
+    assert norms < 0.02 * variant.report.weight_bytes + 4 * (session.config.context + 20) * session.config.hidden_size
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_parts_add_up_and_the_floor_is_bytes_over_bandwidth(llama_folder: Path, recipe: str) -> None:
+    _, variant = built(llama_folder, recipe)
+    report = finish(explain(variant, 40))
+    assert report.recipe == variant.recipe.label and report.context == 40
+    assert report.threads == torch.get_num_threads()
+    assert [share.part for share in report.shares] == [MATMUL, ATTENTION, SMALL, REST]
+    assert all(share.seconds >= 0 for share in report.shares)
+    assert sum(share.seconds for share in report.shares) == pytest.approx(report.token_s, rel=1e-6)
+    assert report.tokens_per_s == pytest.approx(1 / report.token_s)
+    assert report.weight_bytes == bytes_read(variant)
+    assert report.cache_bytes == 40 * variant.report.kv_bytes_per_token
+    assert report.bandwidth > 0
+    assert report.floor_s == pytest.approx((report.weight_bytes + report.cache_bytes) / report.bandwidth)
+    assert report.shares[0].seconds > 0 and report.shares[0].calls >= len(variant.report.layers)
+    assert report.shares[1].calls > 0 or "plain" in recipe
+    seconds = [spent for _, spent, _ in report.operators]
+    assert 0 < len(seconds) <= 8 and seconds == sorted(seconds, reverse=True)
+    assert len(report.findings) >= 2 and all(finding.endswith(".") for finding in report.findings)
+    assert "measured here" in report.findings[0] and "times as long" in report.findings[0]
+
+
+@pytest.mark.parametrize(("recipe", "words"), [
+    ("l1-50", "50 % of the block weights are zero"), ("autocast-bf16", "Autocast casts every weight again"),
+    ("int4", "The output head is"), ("int4", "set their Output head"),
+])
+def test_what_the_recipe_leaves_on_the_table_is_said(llama_folder: Path, recipe: str, words: str) -> None:
+    _, variant = built(llama_folder, recipe)
+    assert any(words in finding for finding in finish(explain(variant, 10)).findings)
+
+
+def test_what_the_recipe_does_not_do_is_not_said(llama_folder: Path) -> None:
+    _, variant = built(llama_folder, "int4-weight:head=int4")
+    said = " ".join(finish(explain(variant, 10)).findings)
+    assert "zero" not in said and "Autocast" not in said and "set their Output head" not in said
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0, 1), (-3, 1), (255, 255), (10**9, 255)])
+def test_a_context_the_model_does_not_have_is_cut_to_it(gpt2_folder: Path, asked: int, taken: int) -> None:
+    _, variant = built(gpt2_folder, "fp32")
+    report = finish(explain(variant, asked))
+    assert report.context == taken and report.cache_bytes == taken * variant.report.kv_bytes_per_token
+
+
+def test_the_bandwidth_is_measured_once_for_each_number_of_threads() -> None:
+    assert memory_bandwidth("cpu", 1) == memory_bandwidth("cpu", 1) > 1e8
+
+
+def test_profiling_does_not_disturb_the_conversation(llama_folder: Path) -> None:
+    ids = list(range(2, 30))
+    session = open_session(llama_folder)
+    expected = decode_logits(session, [*ids, 7])[-1]
+    decode_logits(session, ids)
+    assert session.active is not None
+    finish(explain(session.active, 20))
+    assert torch.equal(session.step([7])[-1], expected)
+
+
+# ------------------------------------------------------------------------------------------------------ as a job
+
+
+def test_the_engine_explains_the_active_recipe(llama_folder: Path, engine: Engine) -> None:
+    engine.load(llama_folder, parse_recipe("int4"))
+    job = Explain(engine.next_id(), context=30)
+    shown: list[tuple[str, int, int]] = []
+    engine.outbox.react = lambda e: shown.append((e.stage, e.done, e.total)) if isinstance(e, Progress) else None
+    end = engine.run(job)
+    assert isinstance(end, Finished) and isinstance(end.result, SpeedReport)
+    assert end.result.recipe == parse_recipe("int4").label and end.result.context == 30
+    assert [done for _, done, _ in shown] == [0, 1, 2, 3] and {total for _, _, total in shown} == {4}
+    assert isinstance(engine.run(Generate(engine.next_id(), prompt="The wind", sampling=GREEDY)), Finished)
+
+
+def test_explaining_can_be_cancelled_and_needs_a_model(llama_folder: Path, engine: Engine) -> None:
+    refused = engine.run(Explain(engine.next_id()))
+    assert isinstance(refused, Failed) and refused.summary == "No model is loaded."
+    engine.load(llama_folder)
+    job = Explain(engine.next_id())
+    engine.at({1: Cancel(job.job_id)}, counts=lambda e: isinstance(e, Progress) and e.job_id == job.job_id)
+    assert isinstance(engine.run(job), Cancelled)
+    assert isinstance(engine.run(Explain(engine.next_id())), Finished)
