@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _TINY = torch.finfo(torch.float32).tiny
+_AT_ONCE = 1 << 20  # weights rounded at once, so that what lies between stays in the processor's caches
 _LEVELS = 15  # steps of a 4-bit code
 _MIDDLE = 8  # the code that stands for a group's zero value
 # Shares of a group's range that the fit tries: leaving the outermost weights outside makes the steps finer.
@@ -21,11 +22,16 @@ def round_rows(weight: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tens
 
     scale = max|row| / 127, the scheme of torch.ao's per-channel symmetric observer, as `dtype` can hold it.
     """
-    scale = (weight.abs().amax(dim=1) / 127).to(dtype).float().clamp_min(_TINY)  # (N,)
-    codes = torch.div(weight, scale[:, None]).round_()  # (N, K)
-    if dtype != torch.float32:  # a scale rounded down would give a 128
-        codes.clamp_(-127, 127)
-    return codes.to(torch.int8), scale
+    low, high = torch.aminmax(weight, dim=1)
+    scale = (torch.maximum(-low, high) / 127).to(dtype).float().clamp_min(_TINY)  # (N,)
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)  # (N, K)
+    rows = max(1, _AT_ONCE // weight.shape[1])
+    for first in range(0, weight.shape[0], rows):
+        part = torch.div(weight[first:first + rows], scale[first:first + rows, None]).round_()
+        if dtype != torch.float32:  # a scale rounded down would give a 128
+            part.clamp_(-127, 127)
+        codes[first:first + rows] = part
+    return codes, scale
 
 
 @dataclass(frozen=True)
