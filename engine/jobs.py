@@ -95,6 +95,7 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
         yield from _first_build(session, Recipe(), command.job_id)
     state.session = session
     state.set_threads()
+    session.compile_in_background()
     if state.monitor is not None:
         _watch_torch_memory(state.monitor, device)
     assert session.active is not None

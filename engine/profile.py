@@ -36,10 +36,10 @@ def explain(variant: Variant, context: int) -> Generator[BuildStep, None, SpeedR
     yield "Measuring memory", 0, total
     threads = torch.get_num_threads()
     bandwidth = memory_bandwidth(variant.device.torch_name, threads)
-    yield "Filling the cache", 1, total
     ids = torch.arange(context, device=variant.device.torch_name)[None] % config.vocab_size  # (1, context)
     cache = variant.new_cache(context + 1)
     for start in range(0, context, 128):
+        yield "Filling the cache", 1, total
         variant.forward(ids[:, start:start + 128], cache)
     yield "Timing tokens", 2, total
     token_s = _token_time(variant, cache, context)
@@ -151,6 +151,7 @@ def _findings(variant: Variant, token_s: float, shares: tuple[TimeShare, ...], w
     ratio = token_s / floor_s if floor_s else 0.0
     said = [f"A token reads {_size(weights + cached)}; at {bandwidth / 1e9:.1f} GB/s, measured here, that alone takes "
             f"{_time(floor_s)}. It takes {_time(token_s)}, {ratio:.1f} times as long."]
+    compiled = variant.recipe.get("compile") is not None
     biggest = max(shares, key=lambda share: share.seconds)
     share = 100 * biggest.seconds / token_s if token_s else 0.0
     matmul_s = parts[MATMUL].seconds
@@ -164,10 +165,10 @@ def _findings(variant: Variant, token_s: float, shares: tuple[TimeShare, ...], w
                     "help.")
     elif biggest.part == SMALL:
         said.append(f"{share:.0f} % of it are {biggest.calls:,} small operators (norms, rotations, copies). Fewer "
-                    "bytes do not make them faster; fusing them does: try Compile.")
+                    "bytes do not make them faster" + ("." if compiled else "; fusing them does: try Compile."))
     else:
         said.append(f"{share:.0f} % of it is Python between the operators. Fewer bytes do not make it faster; a larger "
-                    "model hides it, and Prompt lookup and Compile avoid it.")
+                    "model hides it" + ("." if compiled else ", and Compile avoids some of it."))
     said += _about_recipe(variant, weights, parts, token_s)
     return said
 

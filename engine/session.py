@@ -5,6 +5,7 @@ Undo is never a reverse operation: every variant is built from the masters, so s
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -73,11 +74,24 @@ class Session:
     def activate(self, variant: Variant) -> None:
         """Make a variant the one that runs from the next token on."""
         self.active = variant
-        if variant.compiled is not None:
-            variant.compiled.told = lambda: self.compiler_told(variant)
-            variant.compiled.begin(compiled_capacity(0, self.config.context))
         if self._owner is not variant and self._owner not in self._built.values():
             self._owner = None  # an evicted variant must not live on as the owner of a stale cache
+
+    def compile_in_background(self) -> None:
+        """Start the compiler where the active recipe asks for it. Call once the number of threads is set: the compiled
+        code is made for it."""
+        compiled = self.active.compiled if self.active is not None else None
+        if self.active is None or compiled is None:
+            return
+        session, variant = weakref.ref(self), weakref.ref(self.active)  # the compiler must not keep a model alive
+
+        def told() -> None:
+            here, made = session(), variant()
+            if here is not None and made is not None:
+                here.compiler_told(made)
+
+        compiled.told = told
+        compiled.begin(compiled_capacity(0, self.config.context))
 
     def apply(self, recipe: Recipe) -> Variant:
         """Build and activate in one go (headless use and tests)."""
@@ -88,6 +102,7 @@ class Session:
             except StopIteration as done:
                 variant: Variant = done.value
                 self.activate(variant)
+                self.compile_in_background()
                 return variant
 
     def _make_room(self, nbytes: int) -> None:

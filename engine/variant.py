@@ -58,8 +58,10 @@ class Context:
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.kind, dtype=self.autocast))
             if self.attention:
-                backend = getattr(torch.nn.attention.SDPBackend, _SDPA[self.attention])
-                stack.enter_context(torch.nn.attention.sdpa_kernel(backend))
+                # No backend takes every shape and mask: where this one cannot, plain operators step in.
+                kinds = torch.nn.attention.SDPBackend
+                wanted = [getattr(kinds, _SDPA[self.attention]), kinds.MATH]
+                stack.enter_context(torch.nn.attention.sdpa_kernel(wanted, set_priority=True))
             if self.tf32:
                 old = torch.backends.cuda.matmul.allow_tf32
                 torch.backends.cuda.matmul.allow_tf32 = True
@@ -171,7 +173,7 @@ def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: 
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key
-        verdict = tech.available(options, device, masters.config)
+        verdict = tech.available(options, device, draft.config)
         if not verdict.ok:
             raise DynoError(f"{tech.label} cannot run here: {verdict.reason}", f"Switch {tech.label} off.")
         effects.append((tech.key, (yield from tech.steps(options, draft))))

@@ -152,7 +152,8 @@ class Worker:
         self._state = EngineState(self._monitor)
         while not self._stopping:
             with self._condition:
-                self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted or self._wanted,
+                self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted
+                                         or self._can_apply_wanted(),
                                          _COMPILE_TICK_S if self._tell_compiling() else None)
                 job = self._jobs.popleft() if self._jobs and not self._control else None
             self._poll()
@@ -284,6 +285,10 @@ class Worker:
         elif job_id == self._running:
             self._state.cancelled.add(job_id)
 
+    def _can_apply_wanted(self) -> bool:
+        session = self._state.session if self._state is not None else None
+        return self._wanted is not None and session is not None and session.active is not None
+
     def _apply_wanted(self) -> None:
         """Build and activate the wanted recipe; a newer wish that arrives meanwhile starts the build afresh."""
         assert self._state is not None
@@ -325,6 +330,7 @@ class Worker:
             session.activate(finished.value)
         self._state.build_s = time.perf_counter() - started_s
         self._state.set_threads()
+        session.compile_in_background()
         self._probe_wanted = self._probe_enabled
         assert session.active is not None
         now_s = time.monotonic()

@@ -25,7 +25,7 @@ _MODES = {("cpu", "default"): "default", ("cpu", "tuned"): "max-autotune-no-cuda
 class CompiledStep:
     """Compiles on a thread of its own; `told` is called there whenever `state` or `error` changed.
 
-    state: "compiling", "ready" or "failed". compile_s: seconds the newest capacity took.
+    state: "waiting", "compiling", "ready" or "failed". compile_s: seconds the newest capacity took.
     """
 
     def __init__(self, decoder: Decoder, device: str, mode: str, context: Callable[[], Any],
@@ -33,7 +33,7 @@ class CompiledStep:
         self._decoder, self._plain = decoder, DecoderStep(decoder)
         self._device, self._mode = device, _MODES[device.partition(":")[0], mode]
         self._context, self._new_cache = context, new_cache
-        self._ready: dict[int, Callable[..., Tensor]] = {}
+        self._ready: dict[tuple[int, int], Callable[..., Tensor]] = {}  # by capacity and number of threads
         self._thread: threading.Thread | None = None
         self._begun_s = 0.0
         self.state, self.error, self.compile_s = "waiting", "", 0.0
@@ -46,7 +46,7 @@ class CompiledStep:
 
     def begin(self, capacity: int) -> None:
         """Compile for this capacity, unless that is done, under way, or has failed."""
-        if capacity in self._ready or self.state in ("failed", "compiling"):
+        if (capacity, torch.get_num_threads()) in self._ready or self.state in ("failed", "compiling"):
             return
         self.state, self._begun_s = "compiling", time.perf_counter()
         self._thread = threading.Thread(target=self._compile, args=(capacity, torch.get_num_threads()),
@@ -60,14 +60,14 @@ class CompiledStep:
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (1, T, V): compiled for one token where that is ready, plain otherwise."""
-        run = self._ready.get(cache.capacity) if ids.shape[1] == 1 else None
+        run = self._ready.get((cache.capacity, torch.get_num_threads())) if ids.shape[1] == 1 else None
         if run is None:
             self.begin(cache.capacity)
             return self._plain(ids, cache)
         try:
             logits = run(ids, cache, cache.length)
         except Exception as error:  # whatever the compiled code trips over, the reply goes on without it
-            del self._ready[cache.capacity]
+            del self._ready[cache.capacity, torch.get_num_threads()]
             self._fail(error)
             return self._plain(ids, cache)
         cache.length += 1
@@ -86,7 +86,7 @@ class CompiledStep:
             self._fail(error)
             return
         self.compile_s = self.elapsed_s
-        self._ready[capacity] = run
+        self._ready[capacity, threads] = run
         self.state = "ready"
         self.told()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from engine.techniques.draft import Draft
 
 _CARD_ONLY = ("efficient", "cudnn")
+_FUSED = ("flash", *_CARD_ONLY)
 _WORDS = {
     "plain": "softmax(QK^T / sqrt(d))V in three steps, with the whole score matrix in memory",
     "math": "PyTorch's composite of plain operators",
@@ -57,7 +58,8 @@ class Attention(Technique):
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, AttentionOptions)
         draft.attention = options.backend
-        return Effect((), 0, 0, f"{draft.config.n_layers} attention layers run {_WORDS[options.backend]}.")
+        return Effect((), 0, 0, f"{draft.config.n_layers} attention layers run {_WORDS[options.backend]}."
+                      + (" Where it cannot, plain operators step in." if options.backend in _FUSED else ""))
 
 
 TECHNIQUE = Attention()

@@ -55,7 +55,7 @@ class Int8Dynamic(Technique):
     order = 30
     label = "int8 dynamic"
     group = "Quantization"
-    summary = "Weights and activations in 8 bits; activations are scaled at every call. The fastest on a CPU."
+    summary = "Weights and activations in 8 bits; activations are scaled at every call."
     exclusive = EXCLUSIVE
     options_type = Int8DynamicOptions
 

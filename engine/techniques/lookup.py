@@ -54,7 +54,7 @@ class PromptLookup(Technique):
         assert isinstance(options, LookupOptions)
         draft.lookup = Lookup(round(options.ngram), round(options.drafts))
         ties = "" if draft.dtype == "fp32" and draft.autocast is None else (
-            f" In {draft.autocast or draft.dtype} two words that are exactly as likely may fall the other way.")
+            f" In {draft.autocast or draft.dtype} two words that are nearly as likely may fall the other way.")
         return Effect((), 0, 0, f"Up to {draft.lookup.drafts} tokens are proposed where the last {draft.lookup.ngram} "
                       f"stood before, and checked in one pass. The share that was right stands under each reply.{ties}")
 
