@@ -44,7 +44,7 @@ def write(path: Path, conversation: Conversation, messages: Sequence[Message]) -
     text = (to_json if path.suffix.lower() == ".json" else to_markdown)(conversation, messages)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
