@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready
 setup: system $(STAMP)
 
 # The virtual environment, with the tested versions, for running, tests and benchmarks.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard engine/native/src/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "GPT Dyno needs Python 3.11 or newer; run make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

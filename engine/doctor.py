@@ -57,10 +57,10 @@ def _kernels(device: DeviceFacts) -> list[str]:
     if device.kind != "cpu":
         return ["F.linear (the device's own library)"]
     packed = "available" if device.packed_linear else "missing from this PyTorch"
-    int8 = "available" if device.int8_kernels else "missing from this PyTorch"
-    vnni = "with VNNI" if device.vnni else "without VNNI: activations keep to 7 bits"
-    return [f"instruction set: {device.instruction_set}", f"oneDNN packed weights, fp32 and bf16: {packed}",
-            f"FBGEMM int8: {int8}, {vnni}",
+    int8 = "available" if device.int8_kernels else "none that this processor runs fast"
+    return [f"native token step: {device.native or 'missing. ' + device.native_missing}",
+            f"PyTorch's instruction set: {device.instruction_set}",
+            f"oneDNN packed weights, fp32 and bf16: {packed}", f"oneDNN int8 products: {int8}",
             f"aten int8 weight-only: {'available' if device.int8_weight_kernel else 'missing from this PyTorch'}",
             f"aten int4 weight-only: {'available' if device.int4_kernel else 'missing from this PyTorch'}",
             f"C++ compiler for torch.compile: {'found' if device.compiler else 'none found'}"]

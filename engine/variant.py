@@ -20,12 +20,14 @@ from engine.kernels.compiled_step import CompiledStep
 from engine.kernels.embedding import Int8Embedding, RowsOnDemand
 from engine.kernels.flat_step import FlatStep
 from engine.kernels.linear import LinearKernel, Weights, parameter, tensor_memory
+from engine.kernels.native_step import NativeStep
 from engine.kernels.token_step import DecoderStep, TokenStep
 from engine.messages import EngagedReport, LayerReport, TechniqueReport
 from engine.models.checkpoint import Masters
 from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
 from engine.models.gpt import Decoder, Int8KVCache, KVCache, attend_plain
+from engine.native.library import library
 from engine.recipe import Recipe
 from engine.techniques import technique
 from engine.techniques.base import BuildStep, Effect
@@ -34,6 +36,7 @@ from engine.techniques.draft import Draft, Lookup
 
 _HEADROOM = 0.92
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
+_OTHER_STEPS = ("autocast", "attention", "compile")  # techniques that say how PyTorch computes a token
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 
@@ -136,6 +139,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     spared, called before the check whether the weights fit.
     """
     started_s = time.perf_counter()
+    device = _with_its_step(device, recipe)
     draft, effects = yield from _drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
     make_room(int(need / _HEADROOM))
@@ -163,6 +167,16 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
         sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
         mapped_bytes=mapped, context=draft.config.context)
     return variant
+
+
+def _with_its_step(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
+    """The device, without its native step where a recipe asks for another way to compute a token."""
+    others = [o.key for o in recipe.options if o.key in _OTHER_STEPS]
+    if not device.native or not others:
+        return device
+    tech = technique(others[0])
+    assert tech is not None
+    return replace(device, native="", native_missing=f"{tech.label} brings its own way to compute a token.")
 
 
 def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None,
@@ -234,7 +248,10 @@ def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
     autocast = torch_dtype(draft.autocast) if draft.autocast else None
     device = draft.device
     context = Context(device, autocast, draft.attention if draft.attention in _SDPA else "", draft.tf32)
-    step: TokenStep = FlatStep(decoder) if autocast is None else DecoderStep(decoder)
+    run = library() if device.native else None
+    step: TokenStep | None = NativeStep.of(decoder, run) if run is not None else None
+    if step is None:
+        step = FlatStep(decoder) if autocast is None else DecoderStep(decoder)
     if draft.compile:
         step = CompiledStep(decoder, device.torch_name, draft.compile, context,
                             lambda capacity: _zeroed(_new_cache(decoder, capacity, draft.cache_dtype, autocast,

@@ -8,7 +8,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.linear import Half16Linear, LinearKernel, PackedLinear, PlainLinear, Weights, parameter
+from engine.kernels.linear import (
+    Half16Linear,
+    LinearKernel,
+    PackedLinear,
+    PlainLinear,
+    RowsLinear,
+    Weights,
+    parameter,
+)
 from engine.kernels.packing import packs
 from engine.kernels.scheme import Scheme
 from engine.models.devices import DeviceFacts, torch_dtype
@@ -39,6 +47,8 @@ def _dense(weights: Weights, dtype: str, autocast: str | None, compiled: bool,
     weight = cast.to(device.torch_name)
     bias = weights.bias.to(device.torch_name, target) if weights.bias is not None else None
     used = weights.weight if dtype == "fp32" else cast
+    if device.native:
+        return RowsLinear(parameter(weight), parameter(bias) if bias is not None else None), used
     if packs((weight.shape[0], weight.shape[1]), dtype, autocast, compiled, device):
         return PackedLinear(weight, bias), used
     if device.kind == "cpu" and dtype == "fp16" and not compiled:
@@ -65,6 +75,8 @@ def _relative(used: Tensor, reference: Tensor) -> float:
 
 def tied_kernel(embedding: nn.Parameter, autocast: str | None, compiled: bool, device: DeviceFacts) -> LinearKernel:
     """The head of a tied model: the embedding's own tensor, so only kernels that read it as it lies."""
+    if device.native:
+        return RowsLinear(embedding, None)
     if device.kind == "cpu" and embedding.dtype == torch.float16 and not compiled:
         return Half16Linear(embedding, None)
     return PlainLinear(embedding, None, f", autocast {autocast}" if autocast else ", tied with the embedding")

@@ -1,44 +1,56 @@
-"""int8 codes with one scale per row and activations quantized per call: FBGEMM's dynamic kernel, on a CPU."""
+"""int8 codes with one scale per row, and activations rounded to 8 bits at every call with one scale per token.
+
+Both sides are whole numbers, so sums are exact and a token's result does not depend on the tokens beside it.
+"""
 
 from __future__ import annotations
-
-import warnings
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from engine.kernels import native
 from engine.kernels.linear import LinearKernel
-from engine.kernels.packing import fbgemm_bytes
 from engine.models.devices import DeviceFacts
+from engine.native.library import Matrix
 
-# torch announces the end of its quantized tensor type; linear_prepack still takes nothing else, and docs/design.md
-# names what replaces it.
-warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+_LEAST_SCALE = 1e-30  # of a token whose activations are all zero
 
 
 class Int8DynamicLinear(LinearKernel):
-    """int8 codes, one scale per row; activations quantized per call (torch.ops.quantized.linear_dynamic, FBGEMM)."""
+    """y = (round(x / s) codes^T) s scale, s = max|x| / 127 of each token."""
 
-    kernel = "FBGEMM int8, dynamic activations"
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None, device: DeviceFacts) -> None:
         super().__init__(codes, "int8")
-        zero = torch.zeros(codes.shape[0], dtype=torch.long)
-        quantized = torch._make_per_channel_quantized_tensor(codes, scale.double(), zero, 0)
-        self._packed = torch.ops.quantized.linear_prepack(quantized, bias)
-        # Without VNNI, pairs of 8-bit products overflow 16 bits unless the activations keep to 7.
-        self._reduce_range = not device.vnni
-        self._bytes = fbgemm_bytes(self.shape, device) + (bias.nbytes if bias is not None else 0)
-        self._run = torch.ops.quantized.linear_dynamic
+        self.kernel = ("native int8, prompts " if device.native else "") + (
+            "oneDNN int8" if device.int8_kernels else "fp32 arithmetic on int8 codes")
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+        self._integers = device.int8_kernels and codes.shape[1] > 1  # torch takes one column for one row
+        self._native = native.int8(codes, scale, bias, codes.shape[1], True) if device.native else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return self._run(x, self._packed, self._reduce_range)  # type: ignore[no-any-return]
-        return self._run(x.float(), self._packed, self._reduce_range).to(x.dtype)  # type: ignore[no-any-return]
-
-    def memory(self) -> Iterator[tuple[object, int]]:
-        yield id(self._packed), self._bytes
+        rows = x.reshape(-1, x.shape[-1])
+        if self._native is not None and (run := native.for_few(rows)) is not None:
+            return native.product(self._native, rows, run).view(*x.shape[:-1], -1)
+        rows = rows.float()
+        scale = rows.abs().amax(dim=1, keepdim=True).mul_(1 / 127).clamp_min_(_LEAST_SCALE)  # (M, 1)
+        rounded = torch.div(rows, scale).round_()
+        if self._integers:
+            sums = torch._int_mm(rounded.to(torch.int8), self.codes.t()).float()  # (M, N)
+        else:
+            sums = rounded @ self.codes.float().t()
+        y = sums.mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
     def dense(self) -> Tensor:
-        return torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()  # type: ignore[no-any-return]
+        return self.codes.float() * self.scale[:, None]
+
+    def native(self) -> Matrix | None:
+        return self._native

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.kernels import native
+from engine.native.library import Matrix
+
 _FEW_ROWS = 4
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -53,6 +56,10 @@ class LinearKernel(nn.Module):
     def dense(self) -> Tensor:
         """The fp32 weight this layer really multiplies by, (N, K): for reports of error and for tests."""
         raise NotImplementedError
+
+    def native(self) -> Matrix | None:
+        """The weight as the native token step reads it, valid while the layer lives; None where it cannot."""
+        return None
 
 
 def tensor_memory(tensor: Tensor) -> tuple[object, int]:
@@ -117,6 +124,35 @@ class Half16Linear(LinearKernel):
 
     def dense(self) -> Tensor:
         return self.weight.detach().float()
+
+
+class RowsLinear(LinearKernel):
+    """A dense weight row after row, as the native token step streams it: native products for a few rows, oneDNN's or
+    PyTorch's for many. CPU."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__(weight)
+        self.weight, self.bias = weight, bias
+        many = {torch.float32: "oneDNN", torch.bfloat16: "F.linear", torch.float16: "fp32 arithmetic"}[weight.dtype]
+        self.kernel = f"native {self.dtype_name}, prompts {many}"
+        self._pointwise = torch.ops.mkldnn._linear_pointwise.default if weight.dtype == torch.float32 else None
+        self._native = native.dense(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._native is not None and (run := native.for_few(x)) is not None:
+            return native.product(self._native, x.view(-1, x.shape[-1]), run).view(*x.shape[:-1], -1)
+        if self._pointwise is not None:  # F.linear goes to a library that is slower at fp32 here (docs/design.md)
+            return self._pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        if x.dtype == torch.float16:  # the processor's many-row fp16 product is several times slower than fp32's
+            bias = self.bias.float() if self.bias is not None else None
+            return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
+        return F.linear(x, self.weight, self.bias)
+
+    def dense(self) -> Tensor:
+        return self.weight.detach().float()
+
+    def native(self) -> Matrix | None:
+        return self._native
 
 
 def parameter(tensor: Tensor) -> nn.Parameter:

@@ -4,18 +4,12 @@ built."""
 from __future__ import annotations
 
 from engine.models.devices import DeviceFacts
-
-# FBGEMM's cache blocks for int8, (columns, rows), by PyTorch's name of the instruction set.
-_FBGEMM_BLOCKS = {"AVX512": (512, 48), "AVX2": (512, 8)}
+from engine.native.library import CODES_PADDING, SCALES_PADDING
 
 
-def fbgemm_bytes(shape: tuple[int, int], device: DeviceFacts) -> int:
-    """Bytes FBGEMM allocates for an int8 (N, K) weight: codes padded to its blocks, and per row a column sum, a
-    scale and a zero point of 4 bytes each."""
-    rows, columns = shape
-    block_columns, block_rows = _FBGEMM_BLOCKS.get(device.instruction_set, (512, 8))
-    padded = -(-columns // block_columns) * block_columns * (-(-rows // block_rows) * block_rows)
-    return padded + 12 * rows
+def int8_bytes(shape: tuple[int, int]) -> int:
+    """Bytes of an int8 (N, K) weight: codes and an fp32 scale a row."""
+    return shape[0] * shape[1] + 4 * shape[0]
 
 
 INT8_WEIGHT_COLUMNS = 16  # the CPU's int8 weight-only kernel reads whole vectors of this many columns
@@ -29,14 +23,16 @@ def int8_weight_bytes(shape: tuple[int, int], device: DeviceFacts) -> int:
     return rows * (-(-columns // INT8_WEIGHT_COLUMNS) * INT8_WEIGHT_COLUMNS) + 2 * rows
 
 
-_INT4_ROWS = 16  # the CPU's 4-bit packing takes whole blocks of this many rows
+INT4_ROWS = 16  # the CPU's 4-bit packing takes whole blocks of this many rows
 
 
-def int4_bytes(shape: tuple[int, int], group: int) -> int:
-    """Bytes of a 4-bit (N, K) weight: codes in whole blocks of rows and groups, two 16-bit numbers a group."""
-    rows = -(-shape[0] // _INT4_ROWS) * _INT4_ROWS
+def int4_bytes(shape: tuple[int, int], group: int, device: DeviceFacts) -> int:
+    """Bytes of a 4-bit (N, K) weight: codes in whole groups, for PyTorch's kernel in whole blocks of rows as well, and
+    two 16-bit numbers a group; for the native step a few readable bytes after each end."""
+    rows = shape[0] if device.native else -(-shape[0] // INT4_ROWS) * INT4_ROWS
     groups = -(-shape[1] // group)
-    return rows * groups * group // 2 + rows * groups * 4
+    padding = CODES_PADDING + 2 * SCALES_PADDING if device.native else 0
+    return rows * groups * group // 2 + rows * groups * 4 + padding
 
 
 # Below this size the packed fp32 kernel's call costs more than its faster reading saves (measured, docs/design.md).
@@ -45,8 +41,11 @@ ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def packs(shape: tuple[int, int], dtype: str, autocast: str | None, compiled: bool, device: DeviceFacts) -> bool:
-    """Whether a dense weight is reordered for oneDNN, which reads it up to twice as fast (docs/design.md)."""
-    if device.kind != "cpu" or not device.packed_linear or autocast is not None or compiled:
+    """Whether a dense weight is reordered for oneDNN, which reads it up to twice as fast as F.linear (docs/design.md).
+
+    The native token step reads rows where they lie, so with it nothing is.
+    """
+    if device.native or device.kind != "cpu" or not device.packed_linear or autocast is not None or compiled:
         return False
     nbytes = shape[0] * shape[1] * ITEM_BYTES[dtype]
     return dtype == "bf16" or (dtype == "fp32" and nbytes >= _PACK_FP32_FROM_BYTES)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from engine.native.library import library, missing_reason
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,6 +24,8 @@ class DeviceFacts:
     """What the techniques need to know about a device.
 
     kind: "cpu", "cuda" or "mps". instruction_set: PyTorch's name for the CPU level in use ("AVX512", "AVX2", ...).
+    native: the instruction set of the native token step, "" where there is none; native_missing: why there is none.
+    int8_kernels: fast products of 8-bit integers.
     memory_bytes: all there is. free_bytes_override: for tests of what does not fit.
     """
 
@@ -31,9 +35,10 @@ class DeviceFacts:
     index: int = 0
     cores: int = 1
     instruction_set: str = ""
+    native: str = ""
+    native_missing: str = ""
     packed_linear: bool = False
     int8_kernels: bool = False
-    vnni: bool = False
     int8_weight_kernel: bool = False
     int4_kernel: bool = False
     bf16: bool = True
@@ -109,13 +114,15 @@ def pick_device(name: str | None = None) -> DeviceFacts:
 def _cpu() -> DeviceFacts:
     import torch
 
+    native = library()
     return DeviceFacts(
         kind="cpu", name=_cpu_name(), memory_bytes=psutil.virtual_memory().total, cores=usable_cores(),
         instruction_set=torch.backends.cpu.get_cpu_capability(),
         packed_linear=bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and _has_packed_ops(),
-        int8_kernels="fbgemm" in torch.backends.quantized.supported_engines,
-        vnni=torch.cpu._is_vnni_supported(),
+        native=native.name if native is not None else "", native_missing=missing_reason(),
+        # Without VNNI, pairs of 8-bit products overflow 16 bits in oneDNN's kernels.
+        int8_kernels=bool(torch.cpu._is_vnni_supported()),
         int8_weight_kernel=hasattr(torch.ops.aten, "_weight_int8pack_mm"),
         int4_kernel=hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"), compiler=has_compiler(),
     )

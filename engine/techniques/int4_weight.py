@@ -33,18 +33,20 @@ class Int4Scheme(Scheme):
     name = "int4"
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
-        return int4_bytes(shape, self.size)
+        return int4_bytes(shape, self.size, device)
 
     def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
         import torch
 
-        from engine.kernels.int4_weight import Int4WeightLinear
+        from engine.kernels.int4_weight import Int4RowsLinear, Int4WeightLinear
         from engine.kernels.rounding import fit_groups, round_groups
 
         if self.fitted:
             groups = fit_groups(weights.weight, self.size, torch.bfloat16, weights.importance)
         else:
             groups = round_groups(weights.weight, self.size, torch.bfloat16)
+        if device.native:
+            return Int4RowsLinear(groups, weights.bias), groups.dense()
         return Int4WeightLinear(groups, weights.bias, device.torch_name), groups.dense()
 
 
@@ -76,7 +78,7 @@ class Int4Weight(Technique):
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         if device.kind == "mps":
             return Verdict(False, "int4 weight-only is not offered on Apple GPUs yet.")
-        if not device.int4_kernel:
+        if not device.int4_kernel and not device.native:
             return Verdict(False, "This PyTorch has no int4 kernel for this device (on NVIDIA: Ampere or later).")
         if device.kind == "cuda" and model is not None and (model.hidden_size % 128 or model.intermediate_size % 128):
             return Verdict(False, "The card's int4 kernel wants columns in whole blocks of 128; this model's sizes are "

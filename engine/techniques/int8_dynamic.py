@@ -1,7 +1,8 @@
-"""int8 dynamic quantization: int8 weights, one scale per output row; activations quantized on the fly, per call.
+"""int8 dynamic quantization: int8 weights, one scale per output row; activations quantized on the fly, one scale per
+token.
 
-The scheme of torch.ao.quantization.quantize_dynamic with a per-channel symmetric weight observer, run by
-torch.ops.quantized.linear_dynamic.
+The weights' scheme is that of torch.ao.quantization.quantize_dynamic with a per-channel symmetric observer; scaling
+each token for itself is the vector-wise quantization of LLM.int8() (Dettmers et al., 2022) without its outliers.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.kernels.packing import fbgemm_bytes
+from engine.kernels.packing import int8_bytes
 from engine.kernels.scheme import Scheme
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Int8DynamicScheme(Scheme):
-    """Codes packed by FBGEMM."""
+    """A byte a weight and a scale a row."""
 
     name = "int8"
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
-        return fbgemm_bytes(shape, device)
+        return int8_bytes(shape)
 
     def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
         from engine.kernels.int8_dynamic import Int8DynamicLinear
@@ -55,15 +56,16 @@ class Int8Dynamic(Technique):
     order = 30
     label = "int8 dynamic"
     group = "Quantization"
-    summary = "Weights and activations in 8 bits; activations are scaled at every call."
+    summary = "Weights and activations in 8 bits; activations are scaled for every token."
     exclusive = EXCLUSIVE
     options_type = Int8DynamicOptions
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         if device.kind != "cpu":
             return Verdict(False, "int8 dynamic runs on a CPU only; PyTorch has no such kernel for this device.")
-        if not device.int8_kernels:
-            return Verdict(False, "This PyTorch was built without the FBGEMM int8 kernels.")
+        if not device.int8_kernels and not device.native:
+            return Verdict(False, "This processor has no 8-bit integer products that PyTorch uses, and the native "
+                           "token step is missing.")
         return Verdict(True)
 
     def short(self, options: Options) -> str:

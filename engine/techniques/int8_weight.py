@@ -31,7 +31,7 @@ class Int8WeightScheme(Scheme):
     def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
         from engine.kernels.int8_weight import Int8WeightLinear
 
-        made = Int8WeightLinear(weights, device.torch_name)
+        made = Int8WeightLinear(weights, device)
         return made, made.dense()
 
 
@@ -57,7 +57,7 @@ class Int8Weight(Technique):
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         if device.kind == "mps":
             return Verdict(False, "int8 weight-only is not offered on Apple GPUs yet.")
-        if device.kind == "cpu" and not device.int8_weight_kernel:
+        if device.kind == "cpu" and not (device.int8_weight_kernel or device.native):
             return Verdict(False, "This PyTorch has no int8 weight-only kernel for this processor.")
         return Verdict(True)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.errors import DynoError
 from engine.techniques.base import Effect, Options, Technique, option
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ class PromptLookup(Technique):
     group = "Decoding"
     summary = "Guess the next tokens from the text so far and check them in one pass. The text stays the same."
     options_type = LookupOptions
-
-    def conflict(self, options: Options, others: tuple[Technique, ...],
-                 their_options: tuple[Options, ...]) -> DynoError | None:
-        if any(t.key == "int8-dynamic" for t in others):
-            return DynoError("int8 dynamic scales its activations over all rows of a step, so proposals checked "
-                             "together would change the text.",
-                             "Use int8 or int4 weight-only with prompt lookup, or switch one of the two off.")
-        return super().conflict(options, others, their_options)
 
     def short(self, options: Options) -> str:
         return "lookup"

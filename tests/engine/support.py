@@ -16,7 +16,6 @@ import torch
 
 from engine.errors import DynoError
 from engine.generation import NewToken, Step, generate
-from engine.kernels.int8_dynamic import Int8DynamicLinear
 from engine.kernels.linear import LinearKernel, PackedLinear
 from engine.messages import (
     Cancelled,
@@ -55,9 +54,9 @@ def cpu() -> DeviceFacts:
     return pick_device("cpu")
 
 
-def open_session(folder: Path, recipe: Recipe = Recipe()) -> Session:  # noqa: B008 (frozen)
-    """A session on the CPU with an active recipe."""
-    session = Session.open(folder, cpu())
+def open_session(folder: Path, recipe: Recipe = Recipe(), native: bool = True) -> Session:  # noqa: B008 (frozen)
+    """A session on the CPU with an active recipe. native: whether the native token step may run."""
+    session = Session.open(folder, cpu() if native else dataclasses.replace(cpu(), native=""))
     session.apply(recipe)
     return session
 
@@ -193,11 +192,9 @@ def live_bytes(variant: Variant) -> int:
     tensors: dict[int, int] = {}
     packed = 0
     for name, module in variant.decoder.named_modules():
-        if isinstance(module, (PackedLinear, Int8DynamicLinear)):
+        if isinstance(module, PackedLinear):
             packed += layers[name].nbytes
-            assert layers[name].nbytes >= module.shape[0] * module.shape[1]
-            if isinstance(module, PackedLinear):
-                assert layers[name].nbytes >= module.packed.element_size() * module.packed.numel()
+            assert layers[name].nbytes >= module.packed.element_size() * module.packed.numel()
         else:
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 tensors[tensor.data_ptr()] = tensor.element_size() * tensor.numel()

@@ -90,7 +90,7 @@ def test_a_few_tokens_in_one_step_give_the_logits_of_single_steps(model: str, ba
 @pytest.mark.parametrize("stack", ["bf16", "fp16", "autocast-bf16", "kv-cache:dtype=bf16", "kv-cache:dtype=int8",
                                    "kv-cache:dtype=int8,bf16", "prune-heads:amount=0.5"])
 def test_backends_agree_in_every_dtype_of_activations_and_cache(model_folder: Path, backend: str, stack: str) -> None:
-    plain = open_session(model_folder, parse_recipe(stack))
+    plain = open_session(model_folder, parse_recipe(stack), native=False)
     session = open_session(model_folder, parse_recipe(f"{stack},attention:backend={backend}"))
     for read in (read_logits, decode_logits):
         expected = read(plain, IDS)

@@ -55,7 +55,7 @@ def waited(session: Session) -> CompiledStep:
 def test_the_compiled_step_takes_over_says_so_and_leaves_no_trace(tied_llama_folder: Path, recipe: str) -> None:
     compiled = parse_recipe(recipe)
     uncompiled = compiled.without("compile")
-    session = open_session(tied_llama_folder, uncompiled)
+    session = open_session(tied_llama_folder, uncompiled, native=False)
     plain, decoded, text = read_logits(session, IDS), decode_logits(session, IDS), reply(session, IDS, SHORT)[0]
     told: list[str] = []
     session.compiler_told = lambda variant: told.append(variant.compiled.state)

@@ -1,4 +1,4 @@
-"""The step that makes tokens without calling modules: the same bits as the decoder's own forward pass."""
+"""PyTorch's step that makes tokens without calling modules: the same bits as the decoder's own forward pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPES = ["fp32", "bf16", "fp16", "autocast-bf16", "int8", "int8,bf16", "int8-w
 @torch.inference_mode()
 def test_a_step_gives_the_bits_of_the_decoder_and_leaves_its_cache(model: str, recipe: str,
                                                                    request: pytest.FixtureRequest) -> None:
-    variant = open_session(request.getfixturevalue(model), parse_recipe(recipe)).active
+    variant = open_session(request.getfixturevalue(model), parse_recipe(recipe), native=False).active
     assert variant is not None
     plain = DecoderStep(variant.decoder)
     mine, theirs = variant.new_cache(len(IDS)), variant.new_cache(len(IDS))
@@ -41,9 +41,10 @@ def test_a_step_gives_the_bits_of_the_decoder_and_leaves_its_cache(model: str, r
             assert torch.equal(a[..., :at, :], b[..., :at, :])
 
 
-def test_a_step_never_changes_the_numbers_it_was_given(llama_folder: Path) -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_a_step_never_changes_the_numbers_it_was_given(llama_folder: Path, native: bool) -> None:
     """New tensors are added to in place; the embedding's row and the keys before are not."""
-    session = open_session(llama_folder)
+    session = open_session(llama_folder, native=native)
     assert session.active is not None
     session.begin(IDS, len(IDS), reuse=False)
     session.read(IDS[:9])

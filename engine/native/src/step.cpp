@@ -1,0 +1,433 @@
+// One token step: the decoder of engine/models/gpt.py as a program of five phases a layer.
+//
+//   attention input   norm, product by heads; each head is rotated at once and keys and values go into the cache
+//   attention         one key/value head and one stretch of positions at a time
+//   attention output  parts of the softmax put together, product, added to x
+//   feed-forward      norm, product, activation
+//   feed-forward out  product, added to x
+//
+// Every thread computes the norms and rounds the activations for itself, which costs less than waiting for another.
+// x, q and everything between stay in fp32.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "dyno.h"
+#include "kernels.h"
+#include "team.h"
+
+namespace dyno {
+namespace {
+
+enum PhaseOfLayer { kInput, kAttention, kOutput, kUp, kDown, kPhasesOfLayer };
+
+constexpr int64_t kPadding = 128;     // columns of activations come in multiples of this
+constexpr int64_t kStretch = 512;     // positions that one attention task covers, at least
+constexpr int64_t kMostStretches = 16;
+constexpr int64_t kChunkBytes = 64 << 10;  // of weights, wanted in one chunk of rows
+constexpr int64_t kChunksEach = 4;    // at least as many chunks for each thread, where there are rows enough
+
+int64_t filled(int64_t columns) { return (columns + kPadding - 1) / kPadding * kPadding; }
+
+int64_t bytes_of(int64_t kind) { return kind == DYNO_F32 ? 4 : kind == DYNO_BF16 || kind == DYNO_F16 ? 2 : 1; }
+
+const Kernels *kernels_of(int isa) {
+    switch (isa) {
+        case DYNO_PORTABLE: return portable();
+        case DYNO_AVX2: return avx2();
+        case DYNO_AVX512: return avx512();
+        case DYNO_NEON: return neon();
+        default: break;
+    }
+    for (const Kernels *k : {avx512(), avx2(), neon()})
+        if (k) return k;
+    return portable();
+}
+
+// One thread's own memory.
+struct Scratch {
+    std::vector<float> x, scale, sums, scores;
+    std::vector<int8_t> codes;
+    std::vector<int32_t> offset;
+    int prepared = -1;  // the phase that the activations are of
+
+    void grow(int64_t columns, int64_t stretch) {
+        const size_t padded = size_t(filled(columns)) * DYNO_MAX_ROWS;
+        x.resize(std::max(x.size(), padded));
+        codes.resize(std::max(codes.size(), padded));
+        scale.resize(std::max(scale.size(), padded / 8));
+        offset.resize(std::max(offset.size(), padded / 8));
+        sums.resize(std::max(sums.size(), padded / 32));
+        scores.resize(std::max(scores.size(), size_t(4 * stretch)));
+    }
+
+    Activations activations(int64_t columns) {
+        return {x.data(), codes.data(), scale.data(), offset.data(), sums.data(), filled(columns)};
+    }
+};
+
+// Rows of a product, cut into chunks.
+struct Cut {
+    int64_t rows, chunk;
+    int count() const { return int((rows + chunk - 1) / chunk); }
+    int64_t first(int i) const { return i * chunk; }
+    int64_t last(int i) const { return std::min(rows, (i + 1) * chunk); }
+};
+
+Cut cut(int64_t rows, int64_t row_bytes, int threads) {
+    if (threads <= 1) return {rows, rows};
+    int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
+    chunk = std::min(chunk, std::max<int64_t>(1, rows / (kChunksEach * threads)));
+    return {rows, std::max(chunk, (rows + kMaxChunks - 1) / kMaxChunks)};
+}
+
+class Linear final : public Program {
+public:
+    Linear(const Kernels &kernels, const dyno_matrix &weight, const float *x, int64_t count, float *y, int threads)
+        : kernels_(kernels), weight_(weight), x_(x), y_(y), count_(count), cut_(cut(weight.rows, weight.stride, threads)),
+          scratch_(size_t(threads)) {
+        for (Scratch &s : scratch_) s.grow(weight.columns, 0);
+    }
+    int phases() const override { return 1; }
+    int chunks(int) const override { return cut_.count(); }
+    void run(int, int chunk, int thread) override {
+        Scratch &s = scratch_[size_t(thread)];
+        const Activations a = s.activations(weight_.columns);
+        if (s.prepared < 0) {
+            for (int64_t t = 0; t < count_; t++)
+                std::memcpy(a.x + t * a.padded, x_ + t * weight_.columns, size_t(weight_.columns) * 4);
+            kernels_.prepare(a, count_, weight_.columns, weight_.kind, weight_.group);
+            s.prepared = 0;
+        }
+        kernels_.product(weight_, cut_.first(chunk), cut_.last(chunk), a, count_, y_, weight_.rows, false);
+    }
+    void ended(int) override {}
+
+private:
+    const Kernels &kernels_;
+    const dyno_matrix &weight_;
+    const float *x_;
+    float *y_;
+    int64_t count_;
+    Cut cut_;
+    std::vector<Scratch> scratch_;
+};
+
+class Unpacking final : public Program {
+public:
+    Unpacking(const Kernels &kernels, const dyno_matrix &weight, int64_t first, int64_t last, uint16_t *out, int threads)
+        : kernels_(kernels), weight_(weight), first_(first), out_(out), cut_(cut(last - first, weight.stride, threads)) {}
+    int phases() const override { return 1; }
+    int chunks(int) const override { return cut_.count(); }
+    void run(int, int chunk, int) override {
+        kernels_.unpack(weight_, first_ + cut_.first(chunk), first_ + cut_.last(chunk),
+                        out_ + cut_.first(chunk) * weight_.columns);
+    }
+    void ended(int) override {}
+
+private:
+    const Kernels &kernels_;
+    const dyno_matrix &weight_;
+    int64_t first_;
+    uint16_t *out_;
+    Cut cut_;
+};
+
+}  // namespace
+
+// The model with room to run it, and the program of one step.
+class Step : public Program {
+public:
+    Step(const dyno_model &model, const Kernels &kernels)
+        : m_(model), kernels_(kernels), blocks_(model.blocks, model.blocks + model.layers),
+          widest_(std::max({model.hidden, model.heads * model.head_size, model.neurons})) {
+        const int64_t rows = DYNO_MAX_ROWS;
+        x_.resize(size_t(rows * m_.hidden));
+        q_.resize(size_t(rows * m_.heads * m_.head_size));
+        h_.resize(size_t(rows * m_.neurons * (m_.gated ? 2 : 1)));
+        heads_.resize(size_t(rows * (m_.heads + 2 * m_.kv_heads) * m_.head_size));
+    }
+
+    int take(const dyno_cache &cache, const int64_t *ids, int64_t rows, int64_t at, const float *cosine,
+             const float *sine, float *logits, int threads, int64_t *part_ns) {
+        if (rows < 1 || rows > DYNO_MAX_ROWS || at < 0 || at + rows > cache.capacity || at + rows > m_.context) return 1;
+        if ((!m_.positions.data && !(cosine && sine)) || cache.kind > DYNO_I8 || (cache.kind == DYNO_I8 && !cache.scale))
+            return 1;
+        for (int64_t t = 0; t < rows; t++)
+            if (ids[t] < 0 || ids[t] >= m_.vocabulary) return 1;
+        threads_ = std::min(std::max(threads, 1), kMaxThreads);
+        c_ = cache, rows_ = rows, at_ = at, cosine_ = cosine, sine_ = sine, logits_ = logits, part_ns_ = part_ns;
+        // How positions are cut depends on the cache alone, so that sums are taken in one order whatever the rows.
+        stretch_ = std::max(kStretch, (cache.capacity / kMostStretches + kStretch) / kStretch * kStretch);
+        if (cache.capacity <= kStretch * kMostStretches) stretch_ = kStretch;
+        first_stretch_ = m_.window ? std::max<int64_t>(0, at + 1 - m_.window) / stretch_ : 0;
+        stretches_ = (at + rows - 1) / stretch_ + 1 - first_stretch_;
+        try {
+            const size_t parts = size_t(rows * m_.heads * stretches_ * (m_.head_size + 2));
+            if (parts_.size() < parts) parts_.resize(parts);
+            if (int(scratch_.size()) < threads_) scratch_.resize(size_t(threads_));
+            for (Scratch &s : scratch_) s.grow(widest_, stretch_), s.prepared = -1;
+        } catch (const std::bad_alloc &) {
+            return 2;
+        }
+        for (int64_t t = 0; t < rows; t++) {
+            float *x = x_.data() + t * m_.hidden;
+            kernels_.lookup(m_.embedding, ids[t], m_.hidden, false, x);
+            if (m_.positions.data) kernels_.lookup(m_.positions, at + t, m_.hidden, true, x);
+        }
+        if (part_ns_) since_ = std::chrono::steady_clock::now();
+        run_together(*this, threads_);
+        return 0;
+    }
+
+    int phases() const override { return int(m_.layers) * kPhasesOfLayer + 1; }
+
+    int chunks(int phase) const override {
+        if (phase == phases() - 1) return cut(m_.head.rows, m_.head.stride, threads_).count();
+        const dyno_block &b = blocks_[size_t(phase / kPhasesOfLayer)];
+        switch (phase % kPhasesOfLayer) {
+            case kInput: return int(m_.heads + 2 * m_.kv_heads);
+            case kAttention: return int(m_.kv_heads * stretches_);
+            case kOutput: return cut(b.out.rows, b.out.stride, threads_).count();
+            case kUp: return up_cut(b).count();
+            default: return cut(b.down.rows, b.down.stride, threads_).count();
+        }
+    }
+
+    void run(int phase, int chunk, int thread) override {
+        Scratch &s = scratch_[size_t(thread)];
+        if (phase == phases() - 1) {
+            const Cut c = cut(m_.head.rows, m_.head.stride, threads_);
+            const Activations a = normed(s, phase, m_.norm, m_.norm_bias, m_.head);
+            return kernels_.product(m_.head, c.first(chunk), c.last(chunk), a, rows_, logits_, m_.vocabulary, false);
+        }
+        const int layer = phase / kPhasesOfLayer;
+        const dyno_block &b = blocks_[size_t(layer)];
+        switch (phase % kPhasesOfLayer) {
+            case kInput: return input(s, phase, b, layer, chunk);
+            case kAttention: return attention(s, layer, chunk);
+            case kOutput: return added(b.out, attended(s, phase, b.out), chunk);
+            case kUp: return up(s, phase, b, chunk);
+            default: return added(b.down, activations(s, phase, h_.data(), m_.neurons, up_rows(), b.down), chunk);
+        }
+    }
+
+    void ended(int phase) override {
+        if (!part_ns_) return;
+        const auto now = std::chrono::steady_clock::now();
+        const bool attention = phase < phases() - 1 && phase % kPhasesOfLayer == kAttention;
+        part_ns_[attention ? DYNO_ATTENTION : DYNO_PRODUCTS]
+            += std::chrono::duration_cast<std::chrono::nanoseconds>(now - since_).count();
+        since_ = now;
+    }
+
+private:
+    int64_t up_rows() const { return m_.neurons * (m_.gated ? 2 : 1); }
+    Cut up_cut(const dyno_block &b) const { return cut(m_.neurons, b.up.stride * (m_.gated ? 2 : 1), threads_); }
+
+    // x rows of a product (stride apart), in the form that its weight wants; made once a thread and phase.
+    Activations activations(Scratch &s, int phase, const float *x, int64_t columns, int64_t stride, const dyno_matrix &w) {
+        const Activations a = s.activations(columns);
+        if (s.prepared != phase) {
+            for (int64_t t = 0; t < rows_; t++) std::memcpy(a.x + t * a.padded, x + t * stride, size_t(columns) * 4);
+            kernels_.prepare(a, rows_, columns, w.kind, w.group);
+            s.prepared = phase;
+        }
+        return a;
+    }
+
+    Activations normed(Scratch &s, int phase, const dyno_vector &weight, const dyno_vector &bias, const dyno_matrix &w) {
+        const Activations a = s.activations(m_.hidden);
+        if (s.prepared != phase) {
+            for (int64_t t = 0; t < rows_; t++)
+                kernels_.norm(x_.data() + t * m_.hidden, m_.hidden, weight, bias, float(m_.norm_eps), m_.layer_norm != 0,
+                              a.x + t * a.padded);
+            kernels_.prepare(a, rows_, m_.hidden, w.kind, w.group);
+            s.prepared = phase;
+        }
+        return a;
+    }
+
+    Activations attended(Scratch &s, int phase, const dyno_matrix &w) {
+        const int64_t columns = m_.heads * m_.head_size, part = m_.head_size + 2;
+        const Activations a = s.activations(columns);
+        if (s.prepared != phase) {
+            for (int64_t t = 0; t < rows_; t++) {
+                const int64_t first = first_seen(t) / stretch_ - first_stretch_;
+                const int64_t last = (at_ + t) / stretch_ - first_stretch_;
+                for (int64_t h = 0; h < m_.heads; h++)
+                    kernels_.combine(parts_.data() + ((t * m_.heads + h) * stretches_ + first) * part, last - first + 1,
+                                     m_.head_size, a.x + t * a.padded + h * m_.head_size);
+            }
+            kernels_.prepare(a, rows_, columns, w.kind, w.group);
+            s.prepared = phase;
+        }
+        return a;
+    }
+
+    void added(const dyno_matrix &w, const Activations &a, int chunk) {
+        const Cut c = cut(w.rows, w.stride, threads_);
+        kernels_.product(w, c.first(chunk), c.last(chunk), a, rows_, x_.data(), m_.hidden, true);
+    }
+
+    int64_t first_seen(int64_t t) const { return m_.window ? std::max<int64_t>(0, at_ + t + 1 - m_.window) : 0; }
+
+    // Offset of a position in the keys (value 0) or values (1) of a layer, in rows of head_size.
+    int64_t place(int layer, int value, int64_t head, int64_t position) const {
+        return ((2 * int64_t(layer) + value) * m_.kv_heads + head) * c_.capacity + position;
+    }
+
+    void input(Scratch &s, int phase, const dyno_block &b, int layer, int chunk) {
+        const Activations a = normed(s, phase, b.norm1, b.norm1_bias, b.qkv);
+        const int64_t size = m_.head_size, all = (m_.heads + 2 * m_.kv_heads) * size;
+        kernels_.product(b.qkv, chunk * size, (chunk + 1) * size, a, rows_, heads_.data(), all, false);
+        for (int64_t t = 0; t < rows_; t++) {
+            float *v = heads_.data() + t * all + chunk * size;
+            const float *cosine = m_.positions.data ? nullptr : cosine_ + t * (size / 2);
+            const float *sine = m_.positions.data ? nullptr : sine_ + t * (size / 2);
+            if (chunk < m_.heads) {
+                kernels_.head({b.q_norm, cosine, sine, float(m_.norm_eps), 1.0f / std::sqrt(float(size))}, v, size);
+                std::memcpy(q_.data() + (t * m_.heads + chunk) * size, v, size_t(size) * 4);
+                continue;
+            }
+            const int value = chunk >= m_.heads + m_.kv_heads;
+            if (!value) kernels_.head({b.k_norm, cosine, sine, float(m_.norm_eps), 1.0f}, v, size);
+            const int64_t at = place(layer, value, chunk - m_.heads - (value ? m_.kv_heads : 0), at_ + t);
+            kernels_.remember(v, size, c_.kind, (char *)c_.data + at * size * bytes_of(c_.kind),
+                              c_.scale ? c_.scale + at : nullptr);
+        }
+    }
+
+    void attention(Scratch &s, int layer, int chunk) {
+        const int64_t head = chunk / stretches_, stretch = chunk % stretches_, size = m_.head_size;
+        const int64_t queries = m_.heads / m_.kv_heads, begin = (first_stretch_ + stretch) * stretch_;
+        for (int64_t t = 0; t < rows_; t++) {
+            const int64_t first = std::max(begin, first_seen(t)), last = std::min(begin + stretch_, at_ + t + 1);
+            if (first >= last) continue;
+            const int64_t keys = place(layer, 0, head, 0), values = place(layer, 1, head, 0);
+            const int64_t row = t * m_.heads + head * queries;
+            kernels_.attend({(const char *)c_.data + keys * size * bytes_of(c_.kind),
+                             (const char *)c_.data + values * size * bytes_of(c_.kind),
+                             c_.scale ? c_.scale + keys : nullptr, c_.scale ? c_.scale + values : nullptr, c_.kind, size,
+                             first, last, queries, q_.data() + row * size, s.scores.data(),
+                             parts_.data() + (row * stretches_ + stretch) * (size + 2), stretches_ * (size + 2)});
+        }
+    }
+
+    void up(Scratch &s, int phase, const dyno_block &b, int chunk) {
+        const Activations a = normed(s, phase, b.norm2, b.norm2_bias, b.up);
+        const Cut c = up_cut(b);
+        const int64_t first = c.first(chunk), last = c.last(chunk), all = up_rows();
+        kernels_.product(b.up, first, last, a, rows_, h_.data(), all, false);
+        if (m_.gated) kernels_.product(b.up, m_.neurons + first, m_.neurons + last, a, rows_, h_.data(), all, false);
+        for (int64_t t = 0; t < rows_; t++) {
+            float *h = h_.data() + t * all;
+            kernels_.activate(h + first, m_.gated ? h + m_.neurons + first : nullptr, last - first, m_.activation);
+        }
+    }
+
+    dyno_model m_;
+    const Kernels &kernels_;
+    std::vector<dyno_block> blocks_;
+    const int64_t widest_;
+    std::vector<float> x_;      // (T, D)
+    std::vector<float> heads_;  // (T, (H + 2K) d), as the product makes them
+    std::vector<float> q_;      // (T, H, d)
+    std::vector<float> parts_;  // (T, H, stretches, d + 2)
+    std::vector<float> h_;      // (T, F), or (T, 2F) with the gates first
+    std::vector<Scratch> scratch_;
+
+    dyno_cache c_{};
+    int64_t rows_ = 0, at_ = 0, stretch_ = kStretch, first_stretch_ = 0, stretches_ = 0;
+    const float *cosine_ = nullptr, *sine_ = nullptr;
+    float *logits_ = nullptr;
+    int threads_ = 1;
+    int64_t *part_ns_ = nullptr;
+    std::chrono::steady_clock::time_point since_;
+};
+
+}  // namespace dyno
+
+using namespace dyno;
+
+struct dyno_session final : Step {
+    using Step::Step;
+};
+
+namespace {
+
+bool fits(const dyno_matrix &w, int64_t rows, int64_t columns) {
+    if (!w.data || w.rows != rows || w.columns != columns || w.kind < DYNO_F32 || w.kind > DYNO_I4) return false;
+    if (w.kind == DYNO_I4) return w.scale.data && w.zero.data && (w.group == 32 || w.group == 64 || w.group == 128);
+    return (w.kind != DYNO_I8 && w.kind != DYNO_I8_DYNAMIC) || w.scale.data;
+}
+
+bool runs(const dyno_model &m) {
+    if (m.hidden < 1 || m.layers < 1 || m.heads < 1 || m.kv_heads < 1 || m.heads % m.kv_heads || m.head_size < 1
+        || m.neurons < 1 || m.layers * kPhasesOfLayer + 1 > kMaxPhases || m.heads + 2 * m.kv_heads > kMaxChunks
+        || m.kv_heads * (kMostStretches + 2) > kMaxChunks || !m.embedding.data || !m.norm.data || !m.blocks)
+        return false;
+    const int64_t wide = m.heads * m.head_size;
+    for (int64_t i = 0; i < m.layers; i++) {
+        const dyno_block &b = m.blocks[i];
+        if (!fits(b.qkv, wide + 2 * m.kv_heads * m.head_size, m.hidden) || !fits(b.out, m.hidden, wide)
+            || !fits(b.up, m.neurons * (m.gated ? 2 : 1), m.hidden) || !fits(b.down, m.hidden, m.neurons)
+            || !b.norm1.data || !b.norm2.data)
+            return false;
+    }
+    return fits(m.head, m.vocabulary, m.hidden);
+}
+
+}  // namespace
+
+int dyno_abi(void) { return DYNO_ABI; }
+
+int dyno_can_run(int isa) { return kernels_of(isa) != nullptr; }
+
+const char *dyno_isa_name(int isa) {
+    const Kernels *k = kernels_of(isa);
+    return k ? k->name : "";
+}
+
+dyno_session *dyno_open(const dyno_model *model, int isa) {
+    const Kernels *k = kernels_of(isa);
+    if (!k || !runs(*model)) return nullptr;
+    try {
+        return new dyno_session(*model, *k);
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+void dyno_close(dyno_session *session) { delete session; }
+
+int dyno_step(dyno_session *session, const dyno_cache *cache, const int64_t *ids, int64_t rows, int64_t at,
+              const float *cosine, const float *sine, float *logits, int threads, int64_t *part_ns) {
+    return session->take(*cache, ids, rows, at, cosine, sine, logits, threads, part_ns);
+}
+
+int dyno_linear(const dyno_matrix *weight, const float *x, int64_t count, float *y, int threads, int isa) {
+    const Kernels *k = kernels_of(isa);
+    if (!k || count < 1 || count > DYNO_MAX_ROWS || !fits(*weight, weight->rows, weight->columns)) return 1;
+    try {
+        Linear program(*k, *weight, x, count, y, std::min(std::max(threads, 1), kMaxThreads));
+        run_together(program, std::min(std::max(threads, 1), kMaxThreads));
+    } catch (const std::bad_alloc &) {
+        return 2;
+    }
+    return 0;
+}
+
+int dyno_unpack(const dyno_matrix *weight, int64_t first, int64_t last, uint16_t *out, int threads) {
+    const Kernels *k = kernels_of(DYNO_AUTO);
+    if (weight->kind != DYNO_I4 || !fits(*weight, weight->rows, weight->columns) || first < 0 || first >= last
+        || last > weight->rows)
+        return 1;
+    Unpacking program(*k, *weight, first, last, out, std::min(std::max(threads, 1), kMaxThreads));
+    run_together(program, std::min(std::max(threads, 1), kMaxThreads));
+    return 0;
+}
