@@ -64,16 +64,16 @@ class FlatStep:
         for layer, b in enumerate(self._blocks):
             qkv = b.qkv(b.norm1(x)).view(1, heads + 2 * c.n_kv_heads, 1, c.head_dim)
             q, kv = qkv[:, :heads], qkv[:, heads:]  # (1, H, 1, d), (1, 2K, 1, d)
+            k = kv[:, :c.n_kv_heads]
             if b.q_norm is not None and b.k_norm is not None:
-                q, k = b.q_norm(q), b.k_norm(kv[:, :c.n_kv_heads])
-            elif rope is not None:
-                k = kv[:, :c.n_kv_heads]
+                q, k = b.q_norm(q), b.k_norm(k)
             if rope is not None:
-                q = rotate(q, *rope)
-                fresh[layer][:c.n_kv_heads].copy_(rotate(k, *rope).view(-1, c.head_dim))
-                fresh[layer][c.n_kv_heads:].copy_(kv[0, c.n_kv_heads:, 0])
-            else:
+                q, k = rotate(q, *rope), rotate(k, *rope)
+            if rope is None and b.k_norm is None:  # keys and values stay as the product gave them
                 fresh[layer].copy_(kv.view(-1, c.head_dim))
+            else:
+                fresh[layer][:c.n_kv_heads].copy_(k.view(-1, c.head_dim))
+                fresh[layer][c.n_kv_heads:].copy_(kv[0, c.n_kv_heads:, 0])
             y = b.attend(q.to(cache.data.dtype), seen[2 * layer], seen[2 * layer + 1], None, False)  # (1, H, 1, d)
             x = b.out(y.reshape(1, 1, -1).to(x.dtype)).add_(x)  # in place on what the layer just made
             h = b.up(b.norm2(x))

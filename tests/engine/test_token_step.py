@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine.kernels.flat_step import FlatStep
 from engine.kernels.token_step import MAX_ROWS, DecoderStep
+from engine.models.config import ModelConfig
+from engine.models.gpt import Decoder, KVCache
 from engine.recipe import parse_recipe
+from tests.conftest import GPT2, LLAMA
 from tests.engine.support import open_session
 
 IDS = torch.randint(2, 300, (48,), generator=torch.Generator().manual_seed(4)).tolist()
@@ -56,3 +61,22 @@ def test_a_step_never_changes_the_numbers_it_was_given(llama_folder: Path, nativ
     assert all(torch.equal(t[..., :9, :], b) for t, b in zip(session._cache.tensors(), before, strict=True))
     session.forget(1)
     assert torch.equal(session.step(IDS[9:10]), first)
+
+
+@pytest.mark.parametrize("norms", [False, True], ids=["plain", "normed"])
+@pytest.mark.parametrize("base", [GPT2, LLAMA], ids=["learned", "rotary"])
+@torch.inference_mode()
+def test_every_mixture_of_positions_and_norms_stores_the_keys_of_the_decoder(base: dict[str, object],
+                                                                           norms: bool) -> None:
+    config = dataclasses.replace(ModelConfig.from_hf(base), qk_norm=norms)
+    decoder = Decoder(config)
+    for block in decoder.blocks:
+        for norm in (block.attn.q_norm, block.attn.k_norm):  # type: ignore[union-attr]
+            if norm is not None:
+                norm.weight.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+    flat, plain = FlatStep(decoder), DecoderStep(decoder)
+    mine, theirs = KVCache(config, 4, torch.float32), KVCache(config, 4, torch.float32)
+    for token in IDS[:4]:
+        ids = torch.tensor([[token]])
+        assert torch.equal(flat(ids, mine), plain(ids, theirs))
+    assert torch.equal(mine.data, theirs.data)
