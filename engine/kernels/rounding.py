@@ -68,7 +68,7 @@ def fit_groups(weight: Tensor, size: int, dtype: torch.dtype, importance: Tensor
     The error is sum_j h_j (w_j - q_j)^2 with h_j the mean square of input j: the diagonal of the layer's output error
     (the Hessian of Frantar et al., "GPTQ", 2022). From several ranges, codes and the best line through them are found
     in turn, as in half-quadratic quantization (Badri and Shaji, 2023); the best candidate of each group stays, so no
-    group is worse than rounding to nearest, but for what fp32 cancels in groups far from zero for their width.
+    group is worse than rounding to nearest.
     """
     columns = weight.shape[1]
     h = torch.ones(columns, device=weight.device) if importance is None else importance.to(weight.device, torch.float32)
@@ -86,22 +86,25 @@ def _fitted(grouped: Tensor, h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     Worked as (G, size, N), so that every step runs along rows that lie together, and sums are products with h. With the
     sums of codes and weights at hand, a candidate's error needs no pass of its own:
     sum h (w - s c - z)^2 = sum hw^2 - 2s sum hwc - 2z sum hw + s^2 sum hc^2 + 2sz sum hc + z^2, as h sums to 1.
+    Weights and zeros are taken from the middle of their group: far from zero for its width, the sum would cancel.
     """
     weight = grouped.permute(1, 2, 0).contiguous()  # (G, size, N)
     low, high = torch.aminmax(weight, dim=1, keepdim=True)  # (G, 1, N)
+    middle, half = low / 2 + high / 2, high / 2 - low / 2
+    weight = weight - middle
     sum_w, sum_ww = torch.bmm(h, weight), torch.bmm(h, weight.square())  # (G, 1, N)
     best_error = torch.full_like(low, torch.inf)
     best_scale, best_zero = _spread(low, high, dtype)  # stays where weights are so large that errors overflow
     for share in _RANGES:
-        middle, half = (low + high) / 2, (high - low) / 2 * share
-        scale, zero = _spread(middle - half, middle + half, dtype)
+        scale, zero = _spread(low + (1 - share) * half, high - (1 - share) * half, dtype)
         for _ in range(_REFITS):
-            codes = _codes(weight, scale, zero).sub_(_MIDDLE)  # (G, size, N), -8..7
+            offset = zero - middle
+            codes = _codes(weight, scale, offset).sub_(_MIDDLE)  # (G, size, N), -8..7
             sum_c = torch.bmm(h, codes)
             sum_cw = torch.bmm(h, codes * weight)
             sum_cc = torch.bmm(h, codes.square_())
-            error = (sum_ww - 2 * scale * sum_cw - 2 * zero * sum_w + scale * scale * sum_cc
-                     + 2 * scale * zero * sum_c + zero * zero)  # (G, 1, N)
+            error = (sum_ww - 2 * scale * sum_cw - 2 * offset * sum_w + scale * scale * sum_cc
+                     + 2 * scale * offset * sum_c + offset * offset)  # (G, 1, N)
             better = error < best_error
             best_error = torch.where(better, error, best_error)
             best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
@@ -109,8 +112,8 @@ def _fitted(grouped: Tensor, h: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
             spread = sum_cc - sum_c * sum_c
             slope = (sum_cw - sum_c * sum_w) / spread.clamp_min(1e-12)
             scale = torch.where((spread > 1e-6) & (slope > 0), slope, scale).to(dtype).float().clamp_min(_TINY)
-            zero = (sum_w - scale * sum_c).to(dtype).float()
-    codes = _codes(weight, best_scale, best_zero).to(torch.uint8)
+            zero = (middle + (sum_w - scale * sum_c)).to(dtype).float()
+    codes = _codes(weight, best_scale, best_zero - middle).to(torch.uint8)
     return codes.permute(2, 0, 1).contiguous(), best_scale[:, 0].t(), best_zero[:, 0].t()
 
 
