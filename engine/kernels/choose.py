@@ -4,6 +4,7 @@ gives the same bits in every run."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,7 @@ def choose_kernel(weights: Weights, reference: Tensor, dtype: str, scheme: Schem
         layer, used = scheme.layer(weights, dtype, device)
     else:
         layer, used = _dense(weights, dtype, autocast, compiled, device)
-    layer.sparsity = 1 - int(weights.weight.count_nonzero()) / weights.weight.numel()
-    layer.error = _relative(used, reference)
+    layer.sparsity, layer.error = _zeros(used), _relative(used, reference)
     return layer
 
 
@@ -57,18 +57,26 @@ def _dense(weights: Weights, dtype: str, autocast: str | None, compiled: bool,
     return PlainLinear(parameter(weight), parameter(bias) if bias is not None else None, note), used
 
 
-def _relative(used: Tensor, reference: Tensor) -> float:
-    """|used - reference| / |reference| in the Frobenius norm; 0 where both are the same object.
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """A few rows at a time: whole copies of a large head would cost more than the rest of its building."""
+    at_once = max(1, _AT_ONCE // columns)
+    return (slice(start, start + at_once) for start in range(0, rows, at_once))
 
-    A few rows at a time: whole copies of a large head would cost more than the rest of its building.
-    """
+
+def _zeros(used: Tensor) -> float:
+    """Share of exact zeros in the weight that is multiplied by: rounding moves pruned weights off zero, or others
+    onto it."""
+    return 1 - sum(int(used[rows].count_nonzero()) for rows in _blocks(*used.shape)) / used.numel()
+
+
+def _relative(used: Tensor, reference: Tensor) -> float:
+    """|used - reference| / |reference| in the Frobenius norm; 0 where both are the same object."""
     if used is reference:
         return 0.0
-    rows = max(1, _AT_ONCE // reference.shape[1])
     changed = norm = 0.0
-    for start in range(0, reference.shape[0], rows):
-        part = reference[start:start + rows]
-        changed += float(torch.linalg.vector_norm(used[start:start + rows].to(torch.float32) - part)) ** 2
+    for rows in _blocks(*reference.shape):
+        part = reference[rows]
+        changed += float(torch.linalg.vector_norm(used[rows].to(part.device, torch.float32) - part)) ** 2
         norm += float(torch.linalg.vector_norm(part)) ** 2
     return math.sqrt(changed / norm) if norm else 0.0
 

@@ -200,6 +200,23 @@ def test_no_fitted_group_is_worse_than_the_nearest_levels_where_it_matters(rows:
     assert (fitted <= nearest * (1 + 1e-4) + 1e-12).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("middle", [1.0, 100.0, -1e4])
+def test_groups_far_from_zero_for_their_width_are_fitted_as_well_as_those_around_it(middle: float,
+                                                                                   dtype: torch.dtype) -> None:
+    """Scale and zero in fp32 lose nothing at a distance; in bf16 the zero does, and the codes make up for it."""
+    weight = middle + 0.01 * with_outliers(64, 128)
+    nearest, fitted = (float((g.dense() - weight).double().square().sum()) for g in (
+        round_groups(weight, 32, dtype), fit_groups(weight, 32, dtype, None)))
+    assert fitted <= nearest * (1 + 1e-6)
+    if dtype == torch.float32:
+        around = weight - middle  # exact
+        best = float((fit_groups(around, 32, dtype, None).dense() - around).double().square().sum())
+        # What fp32 cannot hold at this distance comes on top: a weight, its zero, and their sum.
+        floor = weight.numel() * (3 * abs(middle) * torch.finfo(torch.float32).eps) ** 2
+        assert fitted <= 1.02 * best + floor
+
+
 @pytest.mark.parametrize(("size", "most"), [(32, 0.85), (64, 0.8), (128, 0.75)])
 def test_fitting_pays_clearly_where_weights_have_outliers(size: int, most: float) -> None:
     weight, importance = with_outliers(256, 512), randn(512, seed=3).square()
@@ -357,6 +374,17 @@ def test_the_reported_error_of_a_layer_is_that_of_its_weight_against_the_master(
         # The packed int4 weight comes back through bf16, which adds at most half a step.
         assert reported[name] == pytest.approx(error, rel=0.02, abs=1e-6), name
         assert reported[name] > 0
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "l1-50", "l1-50,bf16", "l1-50,int8", "l1-50,int8-weight-only",
+                                    "l1-50,int4", "l1-50,int4-fit", "int8"])
+def test_the_zeros_that_are_reported_are_those_of_the_weight_that_is_multiplied_by(model_folder: Path,
+                                                                                  recipe: str) -> None:
+    session, variant = built(model_folder, recipe)
+    reported = {layer.name: layer.sparsity for layer in variant.report.layers}
+    for name, weight in block_weights(session, variant).items():
+        assert reported[name] == pytest.approx(float((weight == 0).float().mean()), abs=1e-3), name
+    assert (variant.report.sparsity < 0.05) == ("l1" not in recipe or "int4" in recipe)
 
 
 def test_fewer_bits_take_fewer_bytes_and_cost_more_error(llama_folder: Path) -> None:
