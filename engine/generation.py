@@ -20,6 +20,7 @@ from engine.models.tokenizer import Tokenizer, check_ids
 from engine.recipe import Recipe
 from engine.sampling import Sampler
 from engine.session import Session
+from engine.words import counted
 
 _PREFILL_CHUNK = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 4, 64
@@ -80,8 +81,8 @@ def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context:
         if len(ids) <= context - reserve:
             return ids, dropped
         if len(turns) <= 1:
-            raise DynoError(f"The message is {len(ids):,} tokens long; with a reply of {reserve:,} it does not fit "
-                            f"into the model's context of {context:,}.",
+            raise DynoError(f"The message is {counted(len(ids), 'token')} long; with a reply of {reserve:,} it does "
+                            f"not fit into the model's context of {context:,}.",
                             "Shorten it, or open a model with more context.")
         # A reply without its question would be out of place, so turns leave in pairs.
         gone = 2 if len(turns) > 2 and turns[1].role == "assistant" else 1
@@ -93,7 +94,7 @@ def check_prompt(ids: Sequence[int], context: int) -> None:
     if not ids:
         raise DynoError("The prompt is empty.", "Write something for the model to continue.")
     if len(ids) >= context:
-        raise DynoError(f"The prompt is {len(ids):,} tokens long; the model's context holds {context:,}.",
+        raise DynoError(f"The prompt is {counted(len(ids), 'token')} long; the model's context holds {context:,}.",
                         "Shorten it, or open a model with more context.")
 
 

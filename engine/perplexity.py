@@ -16,6 +16,7 @@ from engine.errors import DynoError
 from engine.messages import PerplexityResult
 from engine.models.tokenizer import Tokenizer, check_ids
 from engine.variant import Variant
+from engine.words import counted
 
 _PIECE = 128
 _SHORTEST = 4
@@ -32,7 +33,7 @@ def perplexity(variant: Variant, tokenizer: Tokenizer, ids: Sequence[int], conte
     context = min(context, config.context)
     count = len(ids) // context
     if count == 0:
-        raise DynoError(f"The text is {len(ids):,} tokens long; one chunk needs {context:,}.",
+        raise DynoError(f"The text is {counted(len(ids), 'token')} long; one chunk needs {context:,}.",
                         "Choose a longer text or a smaller context.")
     count = min(count, chunks) if chunks else count
     started_s = time.perf_counter()

@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.errors import DynoError
 from engine.models.config import ModelConfig
 from engine.models.gpt import Decoder
+from engine.words import agreed, counted
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _AGAIN = "Download the model again, or choose another folder."
@@ -244,7 +245,8 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         return
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
-        raise DynoError(f"{name} holds {bad:,} values that are not numbers (NaN or infinite).", _AGAIN)
+        what = agreed(bad, "is not a number", "are not numbers")
+        raise DynoError(f"{name} holds {counted(bad, 'value')} that {what} (NaN or infinite).", _AGAIN)
 
 
 def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError
+from engine.words import counted
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 SUPPORTED = ("gpt2", *LLAMA_FAMILY)
@@ -84,7 +85,8 @@ class ModelConfig:
                 raise DynoError(f"The model's configuration gives {name} = {value!r}, which cannot be right.",
                                 "Check config.json, or download the model again.")
         if self.n_heads % self.n_kv_heads:
-            raise DynoError(f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key/value heads evenly.",
+            raise DynoError(f"{counted(self.n_heads, 'attention head')} cannot share "
+                            f"{counted(self.n_kv_heads, 'key/value head')} evenly.",
                             "Check num_attention_heads and num_key_value_heads in config.json.")
         if self.head_dim % 2 and not self.learned_positions:
             raise DynoError(f"Rotary positions need an even head size; config.json gives {self.head_dim}.",
@@ -200,7 +202,8 @@ def _from_gpt2(raw: dict[str, Any]) -> ModelConfig:
                         "Use a GPT-2 with it.")
     hidden, heads = int(raw.get("n_embd", 768)), int(raw.get("n_head", 12))
     if hidden % heads:
-        raise DynoError(f"{hidden} features cannot be split over {heads} heads.", "Check config.json.")
+        raise DynoError(f"{counted(hidden, 'feature')} cannot be split over {counted(heads, 'head')}.",
+                        "Check config.json.")
     return ModelConfig(
         model_type="gpt2", vocab_size=int(raw.get("vocab_size", 50257)), hidden_size=hidden,
         n_layers=int(raw.get("n_layer", 12)), n_heads=heads, n_kv_heads=heads, head_dim=hidden // heads,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique, Verdict, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -58,7 +59,9 @@ class Attention(Technique):
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, AttentionOptions)
         draft.attention = options.backend
-        return Effect((), 0, 0, f"{draft.config.n_layers} attention layers run {_WORDS[options.backend]}."
+        layers = draft.config.n_layers
+        return Effect((), 0, 0, f"{counted(layers, 'attention layer')} {agreed(layers, 'runs', 'run')} "
+                      f"{_WORDS[options.backend]}."
                       + (" Where it cannot, plain operators step in." if options.backend in _FUSED else ""))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.models.config import ModelConfig
 from engine.techniques.base import Effect, Options, Steps, Technique, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +56,8 @@ class PruneHeads(Technique):
         c = draft.config
         plan = plan_heads(c, options.amount)
         if not plan.groups and not plan.queries:
-            return Effect((), 0, 0, f"Nothing to remove at this amount: the model has {c.n_heads} heads in "
-                          f"{c.n_kv_heads} groups a layer.", engaged=False)
+            return Effect((), 0, 0, "Nothing to remove at this amount: the model has "
+                          f"{counted(c.n_heads, 'head')} in {counted(c.n_kv_heads, 'group')} a layer.", engaged=False)
         yield from draft.calibrate()
         names: list[str] = []
         before = after = 0
@@ -74,8 +75,9 @@ class PruneHeads(Technique):
             after += draft.layer_bytes(qkv) + draft.layer_bytes(out)
         draft.reshape(n_heads=len(queries), n_kv_heads=len(keys))
         return Effect(tuple(names), before, after,
-                      f"{c.n_heads - len(queries)} of {c.n_heads} query heads and {c.n_kv_heads - len(keys)} of "
-                      f"{c.n_kv_heads} key/value heads removed in each of {c.n_layers} layers.")
+                      f"{c.n_heads - len(queries)} of {counted(c.n_heads, 'query head')} and "
+                      f"{c.n_kv_heads - len(keys)} of {counted(c.n_kv_heads, 'key/value head')} removed in "
+                      f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}.")
 
 
 def plan_heads(c: ModelConfig, amount: float) -> HeadPlan:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Effect, Options, Steps, Technique, option
+from engine.words import agreed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +72,8 @@ class PruneNeurons(Technique):
             after += draft.layer_bytes(up) + draft.layer_bytes(down)
         draft.reshape(intermediate_size=keep)
         return Effect(tuple(names), before, after,
-                      f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in each of "
-                      f"{c.n_layers} layers.")
+                      f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in "
+                      f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}.")
 
 
 def neurons_left(size: int, amount: float) -> int:

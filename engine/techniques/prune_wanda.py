@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Effect, Options, Steps, Technique, option
 from engine.techniques.zeroing import NO_GAIN
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +56,8 @@ class PruneWanda(Technique):
         size = sum(draft.layer_bytes(layer) for layer in layers)
         zeros = sum(counts[layer.name] * layer.shape[0] for layer in layers)
         return Effect(tuple(layer.name for layer in layers), size, size,
-                      f"{zeros:,} of {sum(layer.numel for layer in layers):,} weights are zero, chosen on "
-                      f"{calibration.tokens:,} tokens. {NO_GAIN}")
+                      f"{zeros:,} of {counted(sum(layer.numel for layer in layers), 'weight')} "
+                      f"{agreed(zeros, 'is', 'are')} zero, chosen on {counted(calibration.tokens, 'token')}. {NO_GAIN}")
 
 
 def zero_weakest(strength: Tensor, count: int, weight: Tensor) -> Tensor:

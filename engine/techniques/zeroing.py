@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DynoError
 from engine.techniques.base import Effect, Steps
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +56,8 @@ def zero_lowest(draft: Draft, key: str, amount: float, across: bool, scores: Sco
     size = sum(draft.layer_bytes(layer) for layer in layers)
     total_weights = sum(layer.numel for layer in layers)
     return Effect(tuple(layer.name for layer in layers), size, size,
-                  f"{sum(counts):,} of {total_weights:,} weights are zero. {NO_GAIN}")
+                  f"{sum(counts):,} of {counted(total_weights, 'weight')} {agreed(sum(counts), 'is', 'are')} zero. "
+                  f"{NO_GAIN}")
 
 
 def threshold(layers: list[T], keys: Callable[[T], Tensor],
