@@ -32,12 +32,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         order = {t.key: t.order for t in all_techniques()}
+        newest_first = self.options[::-1]
         object.__setattr__(self, "options", tuple(sorted(self.options, key=lambda o: order[o.key])))
         keys = [o.key for o in self.options]
         for key in keys:
             if keys.count(key) > 1:
                 raise DynoError(f"The recipe names {key} twice.", "Keep one of the two.")
-        for options in self.options:
+        for options in newest_first:  # what was asked for last may stay: the remedy names what was there before
             others = tuple(o for o in self.options if o is not options)
             clash = _technique(options.key).conflict(options, tuple(_technique(o.key) for o in others), others)
             if clash is not None:
@@ -101,7 +102,12 @@ def make_options(key: str, values: Any) -> Options:
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise DynoError(f"{key} has no option {name!r}.", f"Its options: {allowed}.")
-    return options_type(**values)
+    return options_type(**{name: _today(known[name], value) for name, value in values.items()})
+
+
+def _today(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value as it is written now, where an earlier version wrote it otherwise."""
+    return field.metadata.get("formerly", {}).get(value, value) if isinstance(value, str) else value
 
 
 def load_presets(folder: Path = RECIPES) -> tuple[Preset, ...]:

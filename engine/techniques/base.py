@@ -8,9 +8,11 @@ generated. Nothing here loads torch: the window reads options before torch is th
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engine.errors import DynoError
@@ -22,10 +24,15 @@ if TYPE_CHECKING:
 
 
 def option(default: Any, label: str, help: str, *, unit: str = "", low: float | None = None,
-           high: float | None = None, step: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that knows its label, unit, limits and help text."""
+           high: float | None = None, step: float | None = None, choices: tuple[str, ...] = (),
+           formerly: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """A dataclass field that knows its label, unit, limits and help text; its default says whether a number is whole.
+
+    formerly: what a choice was called in saved recipes of an earlier version -> what it is called now.
+    """
     return dataclasses.field(default=default, metadata={
-        "label": label, "help": help, "unit": unit, "low": low, "high": high, "step": step, "choices": choices})
+        "label": label, "help": help, "unit": unit, "low": low, "high": high, "step": step, "choices": choices,
+        "formerly": formerly})
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,18 @@ class Options:
                 if value not in meta["choices"]:
                     raise DynoError(f"{name} is {value!r}, which is not a choice.",
                                     f"Choose one of: {', '.join(meta['choices'])}.")
-            elif isinstance(field.default, float):
+            elif isinstance(field.default, (int, float)):
+                whole = isinstance(field.default, int)
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise DynoError(f"{name} is {value!r}, which is not a number.", "Give a number such as 0.5.")
+                    raise DynoError(f"{name} is {value!r}, which is not a number.",
+                                    f"Give a number such as {field.default:g}.")
                 if not meta["low"] <= value <= meta["high"]:
                     raise DynoError(f"{name} is {value:g}, outside {meta['low']:g} to {meta['high']:g}.",
                                     f"Choose a value from {meta['low']:g} to {meta['high']:g}.")
-                object.__setattr__(self, field.name, float(value))
+                if whole and value != int(value):
+                    raise DynoError(f"{name} is {value:g}, which is not a whole number.",
+                                    f"Choose {math.floor(value)} or {math.ceil(value)}.")
+                object.__setattr__(self, field.name, int(value) if whole else float(value))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Effect, Options, Technique, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -21,10 +22,10 @@ class LookupOptions(Options):
     """ngram: tokens that must match. drafts: tokens proposed at most."""
 
     key: ClassVar[str] = "lookup"
-    ngram: float = option(2.0, "Match", "How many of the last tokens must have stood in the text before.",
-                          unit="tokens", low=1.0, high=6.0, step=1.0)
-    drafts: float = option(5.0, "Proposal", "How many of the tokens that followed are proposed at once.",
-                           unit="tokens", low=1.0, high=7.0, step=1.0)
+    ngram: int = option(2, "Match", "How many of the last tokens must have stood in the text before.",
+                          unit="tokens", low=1, high=6, step=1)
+    drafts: int = option(5, "Proposal", "How many of the tokens that followed are proposed at once.",
+                           unit="tokens", low=1, high=7, step=1)
 
 
 class PromptLookup(Technique):
@@ -43,11 +44,14 @@ class PromptLookup(Technique):
         from engine.techniques.draft import Lookup
 
         assert isinstance(options, LookupOptions)
-        draft.lookup = Lookup(round(options.ngram), round(options.drafts))
+        ngram, drafts = options.ngram, options.drafts
+        draft.lookup = Lookup(ngram, drafts)
         ties = "" if draft.dtype == "fp32" and draft.autocast is None else (
             f" In {draft.autocast or draft.dtype} two words that are nearly as likely may fall the other way.")
-        return Effect((), 0, 0, f"Up to {draft.lookup.drafts} tokens are proposed where the last {draft.lookup.ngram} "
-                      f"stood before, and checked in one pass. The share that was right stands under each reply.{ties}")
+        where = agreed(ngram, "one", f"{ngram}")
+        return Effect((), 0, 0, f"Up to {counted(drafts, 'token')} {agreed(drafts, 'is', 'are')} proposed where the "
+                      f"last {where} stood before, and checked in one pass. The share that was right stands under each "
+                      f"reply.{ties}")
 
 
 TECHNIQUE = PromptLookup()

@@ -27,7 +27,7 @@ class PruneRandomOptions(Options):
                            unit="share", low=0.0, high=0.95, step=0.05)
     scope: str = option("layer", "Scope", "global draws from all layers together; layer takes the same share of each.",
                         choices=("global", "layer"))
-    seed: float = option(0.0, "Seed", "The same seed prunes the same weights.", low=0.0, high=9999.0, step=1.0)
+    seed: int = option(0, "Seed", "The same seed prunes the same weights.", low=0, high=9999, step=1)
 
 
 class PruneRandom(Technique):
@@ -46,12 +46,11 @@ class PruneRandom(Technique):
 
     def steps(self, options: Options, draft: Draft) -> Steps:
         assert isinstance(options, PruneRandomOptions)
-        seed = int(options.seed)
 
         def scores(name: str, weight: Tensor) -> Tensor:
             import torch
 
-            draw = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            draw = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} {name}".encode()))
             return torch.rand(weight.shape, generator=draw)
 
         return (yield from zero_lowest(draft, self.key, options.amount, options.scope == "global", scores))

@@ -220,6 +220,7 @@ def some_options(rng: random.Random) -> list[Options]:
             for field in dataclasses.fields(technique.options_type):
                 meta = field.metadata
                 values[field.name] = (rng.choice(meta["choices"]) if meta["choices"]
+                                      else rng.randint(meta["low"], meta["high"]) if isinstance(field.default, int)
                                       else round(rng.uniform(meta["low"], meta["high"]), 2))
             options = technique.options_type(**values)
             if technique.available(options, device, None).ok:
