@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 class Scheme(ABC):
     """How a linear layer's weight is kept. Immutable; equal schemes are equal objects (frozen dataclasses).
 
-    exact_bias: the bias stays in fp32, whatever the activations are.
+    exact_bias: the bias stays in fp32, whatever the activations are. rounds: the weight is rounded to codes; false
+    where only its layout is another, and casting the model casts it.
     """
 
     name: str
     exact_bias = True
+    rounds = True
 
     @abstractmethod
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:

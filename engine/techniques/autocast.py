@@ -13,6 +13,7 @@ from engine.errors import DynoError
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique, Verdict, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -59,10 +60,11 @@ class Autocast(Technique):
         assert isinstance(options, AutocastOptions)
         draft.autocast = options.dtype
         dense = [layer for layer in draft.layers.values() if layer.scheme is None]
-        size = sum(draft.layer_bytes(layer) for layer in dense if not layer.tied)
+        size = sum(draft.layer_bytes(layer) for layer in dense)
+        words = f"{counted(len(dense), 'layer')} {agreed(len(dense), 'multiplies', 'multiply')} in {options.dtype}"
         return Effect(tuple(layer.name for layer in dense), size, size,
-                      f"{len(dense)} layers multiply in {options.dtype}; weights stay fp32 and are cast at every call, "
-                      "so nothing gets smaller.", engaged=bool(dense))
+                      f"{words}; weights stay fp32 and are cast at every call, so nothing gets smaller.",
+                      engaged=bool(dense))
 
 
 TECHNIQUE = Autocast()

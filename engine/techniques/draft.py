@@ -81,17 +81,19 @@ class Draft:
     activations. tf32: fp32 products may use tensor cores. autocast: dtype of torch.autocast, or None. cache: dtype of
     the KV cache ("" for that of the activations). attention, compile, lookup: how the forward pass runs.
     embedding: scheme of the embedding ("" for dense). wants_16_bits: the recipe will cast to bf16 or fp16.
-    wants_autocast: the dtype of the autocast it will have, "" for none.
+    wants_autocast: the dtype of the autocast it will have, "" for none. wants_codes: it will quantize the
+    blocks' weights.
     """
 
     def __init__(self, masters: Masters, device: DeviceFacts, calibrator: Calibrator | None = None,
-                 planned_dtype: str = "fp32", planned_autocast: str = "") -> None:
+                 planned_dtype: str = "fp32", planned_autocast: str = "", planned_codes: bool = False) -> None:
         self.masters = masters
         self.device = device
         self._calibrator = calibrator
         self._calibration: Calibration | None = None
         self.wants_16_bits = planned_dtype in ("bf16", "fp16")
         self.wants_autocast = planned_autocast
+        self.wants_codes = planned_codes
         self.config: ModelConfig = masters.config
         self.blocks = list(range(masters.config.n_layers))
         self.dtype = "fp32"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique, Verdict, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -53,17 +54,21 @@ class Precision(Technique):
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, PrecisionOptions)
-        dense = tuple(layer.name for layer in draft.layers.values() if layer.scheme is None)
+        dense = tuple(layer.name for layer in draft.layers.values()
+                      if layer.scheme is None or not layer.scheme.rounds)
+        layers = counted(len(dense), "linear layer")
         before = draft.total_bytes()
         if options.dtype == "tf32":
             draft.tf32 = True
-            return Effect(dense, before, before, f"{len(dense)} linear layers multiply in tf32; weights stay fp32.",
+            return Effect(dense, before, before,
+                          f"{layers} {agreed(len(dense), 'multiplies', 'multiply')} in tf32; weights stay fp32.",
                           engaged=bool(dense))
         draft.dtype = options.dtype
         skipped = len(draft.layers) - len(dense)
-        kept = f"; {skipped} quantized layers keep their codes" if skipped else ""
+        kept = (f"; {counted(skipped, 'quantized layer')} {agreed(skipped, 'keeps its', 'keep their')} codes" if skipped
+                else "")
         return Effect(dense, before, draft.total_bytes(),
-                      f"{len(dense)} linear layers, embeddings and norms in {options.dtype}{kept}.")
+                      f"{layers}, embeddings and norms in {options.dtype}{kept}.")
 
 
 TECHNIQUE = Precision()

@@ -13,6 +13,7 @@ from engine.kernels.scheme import Scheme
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique
 from engine.techniques.zeroing import NO_GAIN
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from engine.techniques.draft import Draft
 
 _SHORTEST = 64  # rows and columns that the sparse product needs
+_ITEM_BYTES = 2  # of its dense weights
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Sparse24Scheme(Scheme):
 
     name = "2:4"
     exact_bias = False
+    rounds = False
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
         dense = shape[0] * shape[1] * 2
@@ -65,20 +68,35 @@ class PruneSparse24(Technique):
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         layers = [layer for layer in draft.inner() if layer.shape[1] % 4 == 0]
-        before = sum(draft.layer_bytes(layer) for layer in layers)
         for layer in layers:
             layer.edits.append((self.key, zero_two_of_four))
         fast = [la for la in layers if min(la.shape) >= _SHORTEST and la.shape[0] % 32 == 0 and la.shape[1] % 32 == 0]
         names = tuple(layer.name for layer in layers)
-        # The product is 16 bits wide: whether the recipe casts to them is known only after this technique.
-        if draft.device.sparse24 and fast and draft.wants_16_bits:
+        # The product is 16 bits wide, and codes take its place: what the recipe casts and quantizes is decided only
+        # after this technique.
+        if draft.device.sparse24 and fast and draft.wants_16_bits and not draft.wants_codes:
+            before = sum(layer.numel * _ITEM_BYTES for layer in layers)  # the cast to 16 bits is Precision's merit
             draft.quantize(self.key, fast, Sparse24Scheme())
-            after = sum(draft.layer_bytes(layer) for layer in layers)
-            return Effect(names, before, after, f"{len(fast)} layers keep two of every four weights and run sparse.")
-        why = (f"{draft.device.name} has no sparse tensor cores." if not draft.device.sparse24
-               else "Sparse tensor cores want bf16 or fp16 weights: set Precision to one of them.")
-        return Effect(names, before, before, f"Two of every four weights are zero in {len(layers)} layers. {why} "
-                      f"{NO_GAIN}", engaged=bool(layers))
+            after = sum(draft.layer_bytes(la) if la.scheme else la.numel * _ITEM_BYTES for la in layers)
+            rest = len(layers) - len(fast)
+            others = (f" {counted(rest, 'other layer')} {agreed(rest, 'is', 'are')} too small or uneven for that and "
+                      f"{agreed(rest, 'holds its', 'hold their')} zeros in a dense matrix." if rest else "")
+            return Effect(names, before, after, f"{counted(len(fast), 'layer')} {agreed(len(fast), 'keeps', 'keep')} "
+                          f"two of every four weights and {agreed(len(fast), 'runs', 'run')} sparse.{others}")
+        size = sum(draft.layer_bytes(layer) for layer in layers)
+        return Effect(names, size, size, f"Two of every four weights are zero in {counted(len(layers), 'layer')}. "
+                      f"{_why_dense(draft)} {NO_GAIN}", engaged=bool(layers))
+
+
+def _why_dense(draft: Draft) -> str:
+    """Why no layer runs sparse."""
+    if not draft.device.sparse24:
+        return f"{draft.device.name} has no sparse tensor cores."
+    if draft.wants_codes:
+        return "Quantization rounds these layers to codes, which sparse tensor cores do not read."
+    if not draft.wants_16_bits:
+        return "Sparse tensor cores want bf16 or fp16 weights: set Precision to one of them."
+    return "The layers are too small or uneven for sparse tensor cores."
 
 
 def zero_two_of_four(weight: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from engine.kernels.scheme import Scheme
 from engine.techniques.base import Effect, option
+from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -13,11 +15,18 @@ if TYPE_CHECKING:
 EXCLUSIVE = "quantization of the weights"
 
 
+def quantizes(keys: Iterable[str]) -> bool:
+    """Whether one of these techniques rounds the blocks' weights to codes."""
+    from engine.techniques import technique
+
+    return any(found is not None and found.exclusive == EXCLUSIVE for found in map(technique, keys))
+
+
 def head_option() -> Any:
     """The choice whether the output head is left out."""
     return option("keep", "Output head", "The head decides between all words and loses most by rounding, so it is left "
                   "out unless asked for. In a small model with many words it is most of what a token reads.",
-                  choices=("keep", "int8"))
+                  choices=("keep", "int8"), formerly={"quantize": "int8"})
 
 
 def embedding_option() -> Any:
@@ -40,7 +49,7 @@ def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedd
     after = draft.total_bytes()
     codes = sum(layer.numel for layer in touched)
     held = sum(draft.layer_bytes(layer) for layer in touched)
-    sentences = [f"{len(layers)} layers hold {words}"
+    sentences = [f"{counted(len(layers), 'layer')} {agreed(len(layers), 'holds', 'hold')} {words}"
                  + (f", the head {head.name} codes." if head is not None else ".")]
     if scheme.name == "int8" and held > 1.1 * codes:
         sentences.append(f"Packing pads the codes to {held / codes:.1f} times their size.")

@@ -14,16 +14,19 @@ from torch import nn
 from engine.doctor import doctor_report, doctor_text
 from engine.errors import DynoError
 from engine.jobs import unavailable_techniques
-from engine.models.checkpoint import load_decoder
+from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import Decoder
 from engine.paths import RECIPES
 from engine.recipe import Recipe, load_presets, make_options, parse_recipe
 from engine.techniques import all_techniques, technique
-from engine.techniques.base import Technique, case_name
+from engine.techniques.base import Effect, Technique, case_name
+from engine.techniques.draft import Draft
+from engine.techniques.prune_sparse24 import Sparse24Scheme
+from engine.techniques.quantizing import quantizes
 from tests.conftest import LLAMA
-from tests.engine.support import built, cpu, kernels, open_session, read_logits
+from tests.engine.support import built, cpu, finish, kernels, open_session, read_logits
 
 IDS = torch.randint(2, 300, (50,), generator=torch.Generator().manual_seed(4)).tolist()
 
@@ -194,12 +197,25 @@ def test_doctor_lists_every_case_of_every_technique_with_its_reason() -> None:
 # ----------------------------------------------------------------------------------------------------------- conflicts
 
 
+@pytest.mark.parametrize(("recipe", "words"), [
+    ("int8,int4", ("int8 dynamic", "int4 weight-only", "both quantization")),
+    ("int8-weight-only,int4", ("int8 weight-only", "int4 weight-only")),
+    ("l1-50,wanda-50", ("L1", "Wanda", "both unstructured pruning")),
+    ("l1-50,sparse-2-4", ("L1", "2:4")),
+    ("prune-random:amount=0.1,wanda-50", ("random", "Wanda")),
+])
+def test_of_two_rivals_the_remedy_switches_off_the_one_that_was_there_before(recipe: str,
+                                                                            words: tuple[str, ...]) -> None:
+    asked = recipe.split(",")
+    for order, old in ((asked, words[0]), (asked[::-1], words[1])):
+        with pytest.raises(DynoError) as caught:
+            parse_recipe(",".join(order))
+        assert all(word in caught.value.summary for word in words), caught.value.summary
+        assert caught.value.hint.startswith("Switch ") and caught.value.hint.endswith(" off first.")
+        assert old in caught.value.hint, caught.value.hint
+
+
 @pytest.mark.parametrize(("recipe", "words", "remedy"), [
-    ("int8,int4", ("int8 dynamic", "int4 weight-only", "both quantization"), "Switch int4 weight-only off"),
-    ("int8-weight-only,int4", ("int8 weight-only", "int4 weight-only"), "Switch int4 weight-only off"),
-    ("l1-50,wanda-50", ("Wanda", "L1", "both unstructured pruning"), "Switch Pruning, Wanda off"),
-    ("l1-50,sparse-2-4", ("2:4", "L1"), "Switch Pruning, 2:4 sparse off"),
-    ("prune-random:amount=0.1,wanda-50", ("random", "Wanda"), "Switch Pruning, random off"),
     ("compile,int8", ("torch.compile", "int8 dynamic"), "Use int8 weight-only"),
     ("autocast-bf16,bf16", ("Autocast", "bf16"), "Set Precision to fp32"),
     ("autocast:dtype=fp16,fp16", ("Autocast", "fp16"), "switch Autocast off"),
@@ -232,12 +248,83 @@ def test_a_recipe_holds_one_technique_of_each_exclusive_kind() -> None:
 
 
 def test_an_unknown_option_or_choice_is_refused_with_those_there_are() -> None:
-    for text, words in (("int4-weight:group=16", "32, 64, 128"), ("int8-dynamic:head=quantize", "keep, int8"),
+    for text, words in (("int4-weight:group=16", "32, 64, 128"), ("int8-dynamic:head=fp8", "keep, int8"),
                         ("attention:backend=magic", "plain, math, flash"), ("kv-cache:dtype=int4", "fp32, bf16"),
                         ("prune-l1:scope=row", "global, layer"), ("int4-weight:bits=4", "group, fit, head")):
         with pytest.raises(DynoError) as caught:
             parse_recipe(text)
         assert words in caught.value.hint
+
+
+def test_a_choice_that_an_earlier_version_called_otherwise_is_read_as_what_it_is_now() -> None:
+    today = parse_recipe("int8-dynamic:head=int8")
+    assert parse_recipe("int8-dynamic:head=quantize") == today
+    saved = Recipe.from_json({"techniques": {"int8-dynamic": {"head": "quantize"}}})
+    assert saved == today and saved.fingerprint == today.fingerprint
+
+
+@pytest.mark.parametrize("option", ["lookup:ngram", "lookup:drafts", "prune-random:seed"])
+def test_numbers_of_things_are_whole(option: str) -> None:
+    key, name = option.split(":")
+    value = getattr(parse_recipe(f"{option}=3").options[0], name)
+    assert value == 3 and isinstance(value, int)
+    assert Recipe.from_json({"techniques": {key: {name: 3.0}}}) == parse_recipe(f"{option}=3")
+    with pytest.raises(DynoError, match="not a whole number") as caught:
+        parse_recipe(f"{option}=2.5")
+    assert caught.value.hint == "Choose 2 or 3."
+
+
+CARD = DeviceFacts("cuda", "A card", 1 << 34, int4_kernel=True, fp8=True, sparse24=True, tf32=True)
+
+
+def effects_on_a_card(folder: Path, recipe: str) -> tuple[Draft, dict[str, Effect]]:
+    """What the techniques of a recipe record for a card with sparse tensor cores; nothing is built."""
+    wanted = parse_recipe(recipe)
+    draft = Draft(load_masters(folder), CARD, planned_dtype=getattr(wanted.get("precision"), "dtype", "fp32"),
+                  planned_codes=quantizes(o.key for o in wanted.options))
+    found: dict[str, Effect] = {}
+    for options in wanted.options:
+        tech = technique(options.key)
+        assert tech is not None
+        found[options.key] = finish(tech.steps(options, draft))
+    return draft, found
+
+
+def test_on_a_card_two_of_four_runs_sparse_and_takes_nine_sixteenths_of_16_bits(llama_folder: Path) -> None:
+    draft, effects = effects_on_a_card(llama_folder, "prune-2-4,bf16")
+    told = effects["prune-2-4"]
+    sparse = [layer for layer in draft.inner() if layer.scheme is not None]
+    dense = [layer for layer in draft.inner() if layer.scheme is None]
+    assert len(sparse) == 4 and len(dense) == 4  # 104 neurons are no whole blocks
+    assert "4 layers keep two of every four weights and run sparse. 4 other layers are too small" in told.detail
+    assert told.bytes_before == 2 * sum(la.numel for la in draft.inner())
+    assert told.bytes_after == sum(draft.layer_bytes(la) for la in draft.inner())
+    assert told.bytes_after - 2 * sum(la.numel for la in dense) == 9 / 8 * sum(la.numel for la in sparse)
+    assert "quantized" not in effects["precision"].detail and "9 linear layers" in effects["precision"].detail
+
+
+@pytest.mark.parametrize("quantized", ["int8-weight-only", "int4", "fp8"])
+def test_on_a_card_two_of_four_claims_no_layer_that_quantization_takes(llama_folder: Path, quantized: str) -> None:
+    draft, effects = effects_on_a_card(llama_folder, f"prune-2-4,{quantized},bf16")
+    told = effects["prune-2-4"]
+    assert not any(isinstance(layer.scheme, Sparse24Scheme) for layer in draft.layers.values())
+    assert "run sparse" not in told.detail and "rounds these layers to codes" in told.detail
+    assert told.bytes_before == told.bytes_after == 4 * sum(layer.numel for layer in draft.inner())
+    assert effects[next(key for key in effects if key not in ("prune-2-4", "precision"))].bytes_before == Draft(
+        load_masters(llama_folder), CARD).total_bytes()
+
+
+def test_a_single_layer_is_told_in_the_singular_with_its_bytes(tied_llama_folder: Path) -> None:
+    _, variant = built(tied_llama_folder, "int8,autocast-bf16")
+    told = next(t for t in variant.report.techniques if t.key == "autocast")
+    head = next(layer for layer in variant.report.layers if layer.name == "head")
+    assert told.detail.startswith("1 layer multiplies in bf16;")
+    assert told.layers_touched == 1 and told.bytes_before == told.bytes_after == head.nbytes
+    _, variant = built(tied_llama_folder, "int8,bf16")
+    assert "1 linear layer, embeddings" in variant.report.techniques[-1].detail
+    _, variant = built(tied_llama_folder, "lookup:ngram=1:drafts=1")
+    assert variant.report.techniques[0].detail.startswith(
+        "Up to 1 token is proposed where the last one stood before, and checked")
 
 
 # ------------------------------------------------------------------------------------------------------------ training
