@@ -1,7 +1,9 @@
 """The token step through torch.compile, made in the background while the decoder answers.
 
 The step has fixed shapes: one token over a cache of one capacity. A capacity is compiled when it is first met; until
-that is done, and for more than one row, the plain decoder runs. On a card the step is replayed as a CUDA graph.
+that is done, and for more than one row, the plain decoder runs. On a card the compiled step is captured as a CUDA graph
+by the thread that replays it, at its first token over a cache: torch's own capture (mode "reduce-overhead") keeps its
+graphs apart for each thread, and leaves out functions that write into their arguments, as this one does into the cache.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,26 +21,45 @@ from torch import Tensor
 from engine.kernels.token_step import DecoderStep
 from engine.models.gpt import Decoder, KVCache
 
-_MODES = {("cpu", "default"): "default", ("cpu", "tuned"): "max-autotune-no-cudagraphs",
-          ("cuda", "default"): "reduce-overhead", ("cuda", "tuned"): "max-autotune"}
+_MODES = {"default": "default", "tuned": "max-autotune-no-cudagraphs"}
+_CAPTURING = ("cuda",)  # kinds of device with graphs
+_WARM_UPS = 3  # runs before a capture, as PyTorch's notes on CUDA graphs advise
+
+Key = tuple[int, int]  # capacity and number of threads
+Run = Callable[[Tensor, KVCache, int], Tensor]
+Step = Callable[[Tensor, KVCache, Tensor], Tensor]
 
 
 class CompiledStep:
     """Compiles on a thread of its own; `told` is called there whenever `state` or `error` changed.
 
-    state: "waiting", "compiling", "ready" or "failed". compile_s: seconds the newest capacity took.
+    Each capacity is ready or has failed for itself. compile_s: seconds the newest one that is ready took.
     """
 
     def __init__(self, decoder: Decoder, device: str, mode: str, context: Callable[[], Any],
                  new_cache: Callable[[int], KVCache]) -> None:
         self._decoder, self._plain = decoder, DecoderStep(decoder)
-        self._device, self._mode = device, _MODES[device.partition(":")[0], mode]
+        self._device, self._mode, self._captures = device, _MODES[mode], device.startswith(_CAPTURING)
         self._context, self._new_cache = context, new_cache
-        self._ready: dict[tuple[int, int], Callable[..., Tensor]] = {}  # by capacity and number of threads
+        self._ready: dict[Key, Run] = {}
+        self._failed: dict[Key, str] = {}
+        self._compiling: Key | None = None
         self._thread: threading.Thread | None = None
         self._begun_s = 0.0
-        self.state, self.error, self.compile_s = "waiting", "", 0.0
+        self.compile_s = 0.0
         self.told: Callable[[], None] = lambda: None
+
+    @property
+    def state(self) -> str:
+        """"compiling" while it is; else "ready" where a capacity is, "failed" where only failures are; or "waiting"."""
+        if self._compiling is not None:
+            return "compiling"
+        return "ready" if self._ready else "failed" if self._failed else "waiting"
+
+    @property
+    def error(self) -> str:
+        """Why the last capacity that failed did so; empty where none has."""
+        return next(reversed(self._failed.values()), "")
 
     @property
     def elapsed_s(self) -> float:
@@ -46,11 +68,11 @@ class CompiledStep:
 
     def begin(self, capacity: int) -> None:
         """Compile for this capacity, unless that is done, under way, or has failed."""
-        if (capacity, torch.get_num_threads()) in self._ready or self.state in ("failed", "compiling"):
+        key = capacity, torch.get_num_threads()
+        if key in self._ready or key in self._failed or self._compiling is not None:
             return
-        self.state, self._begun_s = "compiling", time.perf_counter()
-        self._thread = threading.Thread(target=self._compile, args=(capacity, torch.get_num_threads()),
-                                        name="compile", daemon=True)
+        self._compiling, self._begun_s = key, time.perf_counter()
+        self._thread = threading.Thread(target=self._compile, args=key, name="compile", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -60,15 +82,16 @@ class CompiledStep:
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (1, T, V): compiled for one token where that is ready, plain otherwise."""
-        run = self._ready.get((cache.capacity, torch.get_num_threads())) if ids.shape[1] == 1 else None
+        key = cache.capacity, torch.get_num_threads()
+        run = self._ready.get(key) if ids.shape[1] == 1 else None
         if run is None:
             self.begin(cache.capacity)
             return self._plain(ids, cache)
         try:
             logits = run(ids, cache, cache.length)
         except Exception as error:  # whatever the compiled code trips over, the reply goes on without it
-            del self._ready[cache.capacity, torch.get_num_threads()]
-            self._fail(error)
+            del self._ready[key]
+            self._fail(key, error)
             return self._plain(ids, cache)
         cache.length += 1
         return logits
@@ -76,21 +99,27 @@ class CompiledStep:
     def _compile(self, capacity: int, threads: int) -> None:
         try:
             torch.set_num_threads(threads)  # a guard of the compiled code, and set for each thread apart
-            run = self._made(capacity)
+            step = self._made(capacity)
             cache = self._new_cache(capacity)
             ids = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+            positions = torch.arange(capacity, device=self._device)
+
+            def run(ids: Tensor, cache: KVCache, at: int) -> Tensor:
+                return step(ids, cache, positions[at:at + 1])
+
             with torch.inference_mode(), self._context():
-                for at in range(min(3, capacity)):  # the first compiles, the second records a graph, the third replays
+                for at in range(min(3, capacity)):  # the first compiles
                     run(ids, cache, at)
         except Exception as error:
-            self._fail(error)
+            self._compiling = None
+            self._fail((capacity, threads), error)
             return
         self.compile_s = self.elapsed_s
-        self._ready[capacity, threads] = run
-        self.state = "ready"
+        self._ready[capacity, threads] = Replayed(step, positions) if self._captures else run
+        self._compiling = None
         self.told()
 
-    def _made(self, capacity: int) -> Callable[..., Tensor]:
+    def _made(self, capacity: int) -> Step:
         decoder = self._decoder
         rope = None
         if decoder.positions is None:
@@ -100,20 +129,69 @@ class CompiledStep:
         code = _entry.__code__.replace(co_name=f"token_step_{capacity}")
         entry = types.FunctionType(code, globals())
         compiled = torch.compile(entry, mode=self._mode, dynamic=False, fullgraph=True)
-        positions = torch.arange(capacity, device=self._device)
 
-        def run(ids: Tensor, cache: KVCache, at: int) -> Tensor:
-            return compiled(decoder, ids, cache, positions[at:at + 1], rope)  # type: ignore[no-any-return]
+        def step(ids: Tensor, cache: KVCache, at: Tensor) -> Tensor:
+            return compiled(decoder, ids, cache, at, rope)  # type: ignore[no-any-return]
 
-        return run
+        return step
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, key: Key, error: Exception) -> None:
         lines = [line.strip() for line in str(error).splitlines()]
         # torch puts "backend='inductor' raised:" before what went wrong.
         first = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
-        self.state, self.error = "failed", first[:300]
+        self._failed[key] = first[:300]
         self.told()
 
 
 def _entry(decoder: Decoder, ids: Tensor, cache: KVCache, at: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
     return decoder.fixed_step(ids, cache, at, rope)
+
+
+class Replayed:
+    """A step captured once for a cache and replayed for each of its tokens; another cache is captured anew.
+
+    Called with ids (1, 1), a cache and a position, it gives logits (1, 1, V). The cache is known by a weak reference: a
+    graph must not keep the memory of a conversation that is over.
+    """
+
+    def __init__(self, step: Step, positions: Tensor) -> None:
+        self._step, self._positions = step, positions  # (C,)
+        self._ids = torch.zeros(1, 1, dtype=torch.long, device=positions.device)
+        self._at = torch.zeros_like(positions[:1])  # (1,)
+        self._cache: Callable[[], KVCache | None] = lambda: None
+        self._replay: Callable[[], Tensor] | None = None
+
+    def __call__(self, ids: Tensor, cache: KVCache, at: int) -> Tensor:
+        """Logits (1, 1, V) of one token."""
+        self._ids.copy_(ids)
+        self._at.copy_(self._positions[at:at + 1])
+        if self._replay is None or self._cache() is not cache:
+            self._replay = None  # its memory goes before the new graph takes its own
+            self._replay = capture(lambda: self._step(self._ids, cache, self._at), self._ids.device)
+            self._cache = weakref.ref(cache)
+        return self._replay().clone()  # the next replay writes over what this one gave
+
+
+def capture(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Capture what `run` launches as a CUDA graph; calling the result launches it again and gives the same tensor.
+
+    Running a token again before the capture changes nothing: the same keys and values are written to the same place.
+    Source of the steps: PyTorch's notes, "CUDA semantics", CUDA graphs.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        # Another capacity may be compiling on its thread: what that one calls must not spoil this capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            made = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return made
+
+    return replay

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from engine.kernels import compiled_step
 from engine.kernels.compiled_step import CompiledStep
 from engine.messages import ApplyRecipe, Finished, Generate, GenerationStats, QualityProbe, RecipeApplied, Tokens
 from engine.models.gpt import KVCache
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from engine.variant import compiled_capacity
-from tests.conftest import TEXT
+from tests.conftest import LLAMA, TEXT, write_model
 from tests.engine.support import GREEDY, Engine, cpu, decode_logits, open_session, read_logits, reply
 
 IDS = torch.randint(2, 300, (30,), generator=torch.Generator().manual_seed(4)).tolist()
@@ -196,3 +200,83 @@ def test_switching_compile_off_gives_bit_identical_logits_whatever_its_state(mod
         session.apply(Recipe())
         assert torch.equal(read_logits(session, IDS), plain)
         assert torch.equal(decode_logits(session, IDS), decoded)
+
+
+def test_a_capacity_that_fails_takes_nothing_from_one_that_is_ready(tmp_path: Path, fake_compiler: None,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path / "long", LLAMA | {"max_position_embeddings": 2048})
+    session = open_session(folder, COMPILE)
+    step, variant = waited(session), session.active
+    assert variant is not None and step.state == "ready"
+
+    def fail(function: ShortOf, **options: object) -> ShortOf:
+        raise RuntimeError("out of registers")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    wide, narrow = variant.new_cache(1000), variant.new_cache(100)
+    assert (wide.capacity, narrow.capacity) == (1024, 512)
+    variant.step(torch.tensor([[5]]), wide)
+    step.wait()
+    assert (step.state, step.error) == ("ready", "out of registers")
+    calls = count_calls(step)
+    variant.note_compilation()
+    assert variant.report.techniques[0].engaged and "was compiled in" in variant.report.techniques[0].detail
+    variant.step(torch.tensor([[5]]), narrow)
+    variant.step(torch.tensor([[5]]), wide)
+    assert calls == [0], "the capacity that is ready runs, the other one answers uncompiled and is not tried again"
+    assert step._thread is not None and not step._thread.is_alive()
+
+
+def test_what_is_captured_is_captured_by_the_thread_that_replays_it_once_for_each_cache(
+        llama_folder: Path, fake_compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of work on a card, with a capture that only remembers what to run."""
+    captured: list[str] = []
+
+    def capture(run: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
+        captured.append(threading.current_thread().name)
+        made = run()
+
+        def replay() -> torch.Tensor:
+            made.copy_(run())
+            return made
+
+        return replay
+
+    monkeypatch.setattr(compiled_step, "capture", capture)
+    monkeypatch.setattr(compiled_step, "_CAPTURING", ("cpu",))
+    expected = decode_logits(open_session(llama_folder), IDS)
+    session = open_session(llama_folder, COMPILE)
+    assert waited(session).state == "ready" and not captured
+    first = decode_logits(session, IDS)
+    torch.testing.assert_close(first, expected, rtol=0, atol=1e-4)
+    assert captured == [threading.current_thread().name]
+    kept = session.step([7])
+    before = kept.clone()
+    session.step([9])
+    assert torch.equal(kept, before), "a replay does not write over logits that were handed out"
+    assert torch.equal(decode_logits(session, IDS), first)
+    assert len(captured) == 2, "another cache is captured anew"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("compiler", ["fake", "real"])
+def test_an_evicted_compiled_variant_is_freed_without_the_garbage_collector(
+        llama_folder: Path, compiler: str, request: pytest.FixtureRequest) -> None:
+    if compiler == "fake":
+        request.getfixturevalue("fake_compiler")
+    gc.collect()
+    gc.disable()
+    try:
+        session = open_session(llama_folder, COMPILE)
+        assert waited(session).state == "ready", waited(session).error
+        reply(session, IDS, SHORT)
+        assert session.active is not None
+        held = [weakref.ref(thing) for thing in (session.active.decoder, session.active.token_step, session.active,
+                                                 session.active.decoder.blocks[0].mlp.up)]
+        session.apply(Recipe())
+        decode_logits(session, IDS)
+        session._built.clear()
+        assert [ref() for ref in held] == [None] * len(held)
+    finally:
+        gc.enable()
