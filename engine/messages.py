@@ -233,7 +233,8 @@ class SpeedReport:
     token_s: a token's time without the profiler. shares: its parts, which add up to it. operators: those that took
     most, as (name, seconds a token, calls a token). weight_bytes, cache_bytes: read for a token after `context` tokens.
     bandwidth: bytes/s that this machine's memory gave in a reading test with `threads` threads. floor_s: reading those
-    bytes at that bandwidth, which no kernel can beat. findings: sentences computed from all this, the most important
+    bytes at that bandwidth, which no kernel can beat unless the bytes fit into the last-level cache (fits_cache).
+    findings: sentences computed from all this, the most important
     first.
     """
 
@@ -248,6 +249,7 @@ class SpeedReport:
     bandwidth: float
     floor_s: float
     findings: tuple[str, ...]
+    fits_cache: bool = False
 
     @property
     def tokens_per_s(self) -> float:

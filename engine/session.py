@@ -23,6 +23,7 @@ from engine.recipe import Recipe
 from engine.techniques.base import BuildStep
 from engine.techniques.calibration import Calibrator
 from engine.variant import Variant, build_variant, compiled_capacity
+from engine.words import counted
 
 _CACHE_SHARE = 0.25
 _CACHE_STEP = 128
@@ -187,10 +188,10 @@ class Session:
 
         Raises DynoError where it does not fit; the old cache then stands, and the variant that filled it is active.
         """
-        assert self._cache is not None
+        assert self._cache is not None and self.active is not None
         ids, capacity = self._ids, self._cache.capacity
         try:
-            self._check_room(capacity, spare=self._cache.nbytes)
+            check_room(self.active, self.device, capacity, spare=self._cache.nbytes)
         except DynoError:
             self.active = self._owner or self.active
             raise
@@ -201,16 +202,19 @@ class Session:
     def _new_cache(self, capacity: int) -> None:
         """Raises DynoError where the cache does not fit."""
         assert self.active is not None
-        self._check_room(capacity)
+        check_room(self.active, self.device, capacity)
         self._cache = self.active.new_cache(capacity)
         self._owner, self._filled_by = self.active, self.active.recipe
         self._ids = []
 
-    def _check_room(self, capacity: int, spare: int = 0) -> None:
-        """Raises DynoError where the active variant's cache would not fit, `spare` bytes being given back before."""
-        assert self.active is not None
-        need, free = self.active.report.kv_bytes_per_token * capacity, self.device.free_bytes() + spare
-        if need > free:
-            raise DynoError(f"A KV cache for {capacity:,} tokens needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are "
-                            "free.",
-                            "Choose a shorter longest reply, or close other programs.")
+
+def check_room(variant: Variant, device: DeviceFacts, capacity: int, spare: int = 0) -> None:
+    """Raises DynoError where a variant's cache for `capacity` tokens would not fit, `spare` bytes being given back
+    before. A compiled step's cache is larger than asked for."""
+    if variant.compiled is not None:
+        capacity = compiled_capacity(capacity, variant.decoder.config.context)
+    need, free = variant.report.kv_bytes_per_token * capacity, device.free_bytes() + spare
+    if need > free:
+        raise DynoError(f"A KV cache for {counted(capacity, 'token')} needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB "
+                        "are free.",
+                        "Choose a shorter longest reply, or close other programs.")

@@ -75,10 +75,18 @@ class CompiledStep:
         self._thread = threading.Thread(target=self._compile, args=key, name="compile", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until the compilation under way has ended (headless use and tests)."""
+    def runs(self, capacity: int) -> bool:
+        """Whether compiled code answers for this capacity, with the threads in use."""
+        return (capacity, torch.get_num_threads()) in self._ready
+
+    def settled(self, capacity: int) -> bool:
+        """Whether it does, or never will."""
+        return self.runs(capacity) or (capacity, torch.get_num_threads()) in self._failed
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until the compilation under way has ended, or the time is over."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (1, T, V): compiled for one token where that is ready, plain otherwise."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Options, Steps, Technique, option
-from engine.techniques.zeroing import zero_lowest
+from engine.techniques.zeroing import UNSTRUCTURED, zero_lowest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class PruneL1(Technique):
     label = "Pruning, unstructured (L1)"
     group = "Pruning"
     summary = "Set the smallest weights to zero."
-    exclusive = "unstructured pruning"
+    exclusive = UNSTRUCTURED
     options_type = PruneL1Options
 
     def short(self, options: Options) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Options, Steps, Technique, option
-from engine.techniques.zeroing import zero_lowest
+from engine.techniques.zeroing import UNSTRUCTURED, zero_lowest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class PruneRandom(Technique):
     label = "Pruning, random"
     group = "Pruning"
     summary = "Set weights to zero at random, to see what a criterion is worth."
-    exclusive = "unstructured pruning"
+    exclusive = UNSTRUCTURED
     options_type = PruneRandomOptions
 
     def short(self, options: Options) -> str:

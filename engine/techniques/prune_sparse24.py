@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from engine.kernels.scheme import Scheme
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique
-from engine.techniques.zeroing import NO_GAIN
+from engine.techniques.zeroing import NO_GAIN, UNSTRUCTURED
 from engine.words import agreed, counted
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class PruneSparse24(Technique):
     label = "Pruning, 2:4 sparse"
     group = "Pruning"
     summary = "Zero two of every four weights: the pattern that recent NVIDIA cards can skip."
-    exclusive = "unstructured pruning"
+    exclusive = UNSTRUCTURED
     options_type = PruneSparse24Options
 
     def short(self, options: Options) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Effect, Options, Steps, Technique, option
-from engine.techniques.zeroing import NO_GAIN
+from engine.techniques.zeroing import NO_GAIN, UNSTRUCTURED
 from engine.words import agreed, counted
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PruneWanda(Technique):
     label = "Pruning, Wanda"
     group = "Pruning"
     summary = "Set weights to zero by their use on a calibration text, row by row."
-    exclusive = "unstructured pruning"
+    exclusive = UNSTRUCTURED
     options_type = PruneWandaOptions
 
     def short(self, options: Options) -> str:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 Scores = Callable[[str, "Tensor"], "Tensor"]
 """(layer, fp32 weight) -> a non-negative fp32 score for each weight, the same at every call."""
 
+UNSTRUCTURED = "unstructured pruning"
 NO_GAIN = "Zeros in a dense matrix make nothing smaller or faster."
 
 

@@ -20,7 +20,10 @@ def floor_line(report: SpeedReport) -> str:
     """How far that is from what memory allows."""
     if report.floor_s <= 0:
         return ""
-    return _tr("{ratio} times the floor of {floor}, which reading its bytes takes at the least").format(
+    words = (_tr("{ratio} times the {floor} that reading its bytes from memory takes; they fit into the cache")
+             if report.fits_cache
+             else _tr("{ratio} times the floor of {floor}, which reading its bytes takes at the least"))
+    return words.format(
         ratio=f"{report.token_s / report.floor_s:.1f}", floor=precise_text(report.floor_s))
 
 

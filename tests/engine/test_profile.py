@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd.profiler_util import FunctionEventAvg
 
+from engine import profile
+from engine.errors import DynoError
 from engine.messages import Cancel, Cancelled, Explain, Failed, Finished, Generate, Progress, SpeedReport
-from engine.profile import ATTENTION, MATMUL, REST, SMALL, bytes_read, explain, memory_bandwidth
+from engine.models.devices import with_free_bytes
+from engine.profile import (
+    ATTENTION,
+    MATMUL,
+    REST,
+    SMALL,
+    bytes_read,
+    explain,
+    last_level_bytes,
+    memory_bandwidth,
+    own_times,
+    part_of,
+)
 from engine.recipe import parse_recipe
 from engine.variant import Variant
-from tests.engine.support import GREEDY, Engine, built, decode_logits, finish, kernels, open_session
+from tests.conftest import LLAMA, write_model
+from tests.engine.support import GREEDY, Engine, built, cpu, decode_logits, finish, kernels, open_session
 
 MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder"]
 RECIPES = ["fp32", "bf16", "autocast-bf16", "int8", "int8-dynamic:head=int8", "int8-weight-only", "int4", "l1-50",
@@ -59,6 +76,91 @@ def test_the_parts_add_up_and_the_floor_is_bytes_over_bandwidth(llama_folder: Pa
     assert 0 < len(seconds) <= 8 and seconds == sorted(seconds, reverse=True)
     assert len(report.findings) >= 2 and all(finding.endswith(".") for finding in report.findings)
     assert "measured here" in report.findings[0] and "times as long" in report.findings[0]
+
+
+@pytest.mark.parametrize(("name", "part"), [
+    ("aten::mm", MATMUL), ("aten::addmm", MATMUL), ("aten::_weight_int4pack_mm_for_cpu", MATMUL),
+    ("aten::_scaled_mm", MATMUL), ("mkldnn::_linear_pointwise", MATMUL), ("quantized::linear_dynamic", MATMUL),
+    ("sm90_xmma_gemm_bf16bf16_bf16f32", MATMUL), ("void gemv2T_kernel_val<int, float>", MATMUL),
+    ("triton_tem_fused_addmm_3", MATMUL), ("aten::bmm", ATTENTION), ("aten::_softmax", ATTENTION),
+    ("aten::_scaled_dot_product_flash_attention_for_cpu", ATTENTION), ("void flash_fwd_splitkv_kernel", ATTENTION),
+    ("fmha_cutlassF_f32_aligned", ATTENTION), ("aten::rms_norm", SMALL), ("aten::copy_", SMALL),
+    ("triton_per_fused_addmm_native_layer_norm_2", SMALL), ("## Call CompiledFxGraph fdq4mm2cmbw2 ##", SMALL),
+    ("Torch-Compiled Region: 0/0", REST), ("TorchDynamo Cache Lookup", REST), ("Pregraph bytecode", REST),
+    ("AOTDispatcher Runtime Wrapper Prologue", REST),
+])
+def test_operators_and_kernels_are_counted_where_they_belong(name: str, part: str) -> None:
+    assert part_of(name) == part
+
+
+def test_on_a_card_a_kernel_counts_once_and_neither_its_operator_nor_annotations_do() -> None:
+    kind = type(FunctionEventAvg().device_type)
+    rows = []
+    for key, device, annotation in (("aten::mm", kind.CPU, False), ("gemm_kernel", kind.CUDA, False),
+                                    ("Torch-Compiled Region: 0/0", kind.CUDA, True)):
+        row = FunctionEventAvg()
+        row.key, row.device_type, row.is_user_annotation, row.count = key, device, annotation, 8
+        row.self_cpu_time_total, row.self_device_time_total = 16, 80
+        rows.append(row)
+    assert own_times(rows, True, 8) == {"gemm_kernel": (pytest.approx(10e-6), 1)}
+    assert own_times(rows[:1], False, 8) == {"aten::mm": (pytest.approx(2e-6), 1)}
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_anything_is_measured(llama_folder: Path) -> None:
+    _, variant = built(llama_folder, "fp32")
+    variant.device = with_free_bytes(variant.device, 100)
+    with pytest.raises(DynoError, match="A KV cache for 41 tokens"):
+        next(explain(variant, 40))
+
+
+def test_a_sliding_window_reads_no_more_than_itself(mistral_folder: Path) -> None:
+    _, variant = built(mistral_folder, "fp32")
+    per_token = variant.report.kv_bytes_per_token
+    assert [finish(explain(variant, context)).cache_bytes for context in (9, 17, 100)] == [
+        9 * per_token, 17 * per_token, 17 * per_token]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_depth_whose_step_is_not_compiled_yet_is_compiled_before_it_is_timed(tmp_path: Path, fails: bool,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu().compiler:
+        pytest.skip("torch.compile needs a C++ compiler, and none was found")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    folder = write_model(tmp_path / "long", LLAMA | {"max_position_embeddings": 2048})
+    _, variant = built(folder, "compile")
+    step = variant.compiled
+    assert step is not None
+    step.wait()
+
+    def broken(function: object, **options: object) -> object:
+        raise RuntimeError("no")
+
+    if fails:
+        monkeypatch.setattr(torch, "compile", broken)
+    report = finish(explain(variant, 600))
+    assert step.runs(512) and step.runs(1024) != fails
+    assert report.cache_bytes == (600 if fails else 1024) * variant.report.kv_bytes_per_token
+    assert any("the uncompiled one was measured" in finding for finding in report.findings) == fails
+
+
+@pytest.mark.parametrize("size", [0, 1 << 40])
+def test_where_the_bytes_fit_into_the_last_level_cache_the_floor_is_marked(llama_folder: Path, size: int,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "last_level_bytes", lambda device: size)
+    _, variant = built(llama_folder, "fp32")
+    report = finish(explain(variant, 10))
+    assert report.fits_cache == bool(size)
+    assert any("last-level cache" in said and "can be beaten" in said for said in report.findings) == bool(size)
+
+
+def test_the_size_of_the_last_level_cache_is_read_or_left_open() -> None:
+    assert last_level_bytes(cpu()) == 0 or 1 << 18 <= last_level_bytes(cpu()) <= 1 << 33
+
+
+def test_zeros_that_rounding_makes_are_not_blamed_on_pruning(llama_folder: Path) -> None:
+    _, variant = built(llama_folder, "int8")
+    variant.report = dataclasses.replace(variant.report, sparsity=0.2)
+    assert not any("pruning alone" in finding for finding in finish(explain(variant, 10)).findings)
 
 
 @pytest.mark.parametrize(("recipe", "words"), [
