@@ -282,6 +282,10 @@ class Decoder(nn.Module):
 
         The caller keeps start + T within the context and the cache's capacity.
         """
+        return self.head(self.stream(ids, cache, last_only))  # type: ignore[no-any-return]
+
+    def stream(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
+        """What the head reads, (B, T, D) or (B, 1, D) with `last_only`: for a caller that wants logits of some rows."""
         tokens = ids.shape[1]
         start = cache.length if cache is not None else 0
         x = self.embed(ids)  # (B, T, D)
@@ -298,7 +302,7 @@ class Decoder(nn.Module):
             cache.length = start + tokens
         if last_only:
             x = x[:, -1:]
-        return self.head(self.norm(x))  # type: ignore[no-any-return]
+        return self.norm(x)  # type: ignore[no-any-return]
 
     def fixed_step(self, ids: Tensor, cache: KVCache, at: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """Logits (1, 1, V) of one token ids (1, 1) at position `at`, a (1,) tensor, over the cache's whole capacity.

@@ -7,7 +7,8 @@ somebody else's code).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.errors import DynoError
 from engine.models.chat import ChatMessage
+
+
+_OVERLAP = 256  # characters around a window; longer than any token
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -69,6 +74,47 @@ class Tokenizer:
         """Token ids; with `special_tokens`, whatever the tokenizer adds by itself (Llama's BOS)."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=special_tokens).ids
         return ids
+
+    def encode_stream(self, pieces: Iterable[str], window: int = 1 << 18) -> Iterator[list[int]]:
+        """Token ids of a text that comes in pieces, without special tokens and with flat memory: the ids that encode()
+        gives for the whole.
+
+        A window of about `window` characters is cut where a word ends, and encoded with some text around it; the
+        tokens that begin inside it are kept. (Encoding the parts alone would put a token into each seam, and
+        SentencePiece tokenizers begin every text with a space of their own.)
+        """
+        before, held, source = "", "", iter(pieces)
+        ended = False
+        while not ended or held:
+            while not ended and len(held) < window + 2 * _OVERLAP:
+                piece = next(source, None)
+                ended = piece is None
+                held += piece or ""
+            cut = len(held) if ended and len(held) <= window + 2 * _OVERLAP else _seam(held, window)
+            encoded = self._backend.encode(before + held[:cut + _OVERLAP], add_special_tokens=False)
+            first, last = len(before), len(before) + cut
+            whole = not before and cut == len(held)
+            yield (list(encoded.ids) if whole else
+                   [token for token, (start, _) in zip(encoded.ids, encoded.offsets, strict=True)
+                    if (start >= first or not before) and (start < last or (ended and cut == len(held)))])
+            tail = before + held[:cut]
+            before, held = tail[_seam_before(tail):], held[cut:]
+
+    def token_bytes(self) -> list[int]:
+        """How many UTF-8 bytes of text each token id stands for, by id: byte-level tokens have a letter for each byte;
+        elsewhere "▁" is a space and "<0x..>" one byte."""
+        decoder = json.loads(self._backend.to_str()).get("decoder") or {}
+        byte_level = "ByteLevel" in json.dumps(decoder)
+        added = {i: t.content for i, t in self._backend.get_added_tokens_decoder().items()}
+        sizes = [0] * (max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1)
+        for text, i in self._backend.get_vocab(with_added_tokens=True).items():
+            if i in added:
+                sizes[i] = len(added[i].encode())
+            elif byte_level:
+                sizes[i] = len(text)
+            else:
+                sizes[i] = 1 if _BYTE_TOKEN.fullmatch(text) else len(text.replace("▁", " ").encode())
+        return sizes
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, without special tokens."""
@@ -138,6 +184,19 @@ class TextStream:
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=True))
+
+
+def _seam(text: str, wanted: int) -> int:
+    """A place at or before `wanted` where a word ends and white space begins; `wanted` itself where there is none."""
+    for at in range(min(wanted, len(text) - 1), max(1, wanted - 4096), -1):
+        if text[at].isspace() and not text[at - 1].isspace():
+            return at
+    return min(wanted, len(text))
+
+
+def _seam_before(text: str) -> int:
+    """Where the text before a window is cut: at a word's end, _OVERLAP characters back or more."""
+    return _seam(text, len(text) - _OVERLAP) if len(text) > _OVERLAP else 0
 
 
 def check_ids(ids: Sequence[int], vocab_size: int) -> None:
