@@ -34,7 +34,7 @@ from engine.messages import (
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
-from engine.perplexity import perplexity
+from engine.bench.quality import perplexity
 from engine.profile import explain
 from engine.recipe import Recipe
 from engine.sampling import check_sampling

@@ -343,7 +343,7 @@ class Worker:
 
     def _probe(self) -> None:
         """Score the probe text with the active recipe; give way as soon as anything is asked of the engine."""
-        from engine.perplexity import perplexity
+        from engine.bench.quality import perplexity
 
         assert self._state is not None
         self._probe_wanted = False

@@ -35,7 +35,7 @@ from engine.models.devices import DeviceFacts, pick_device
 from engine.models.tokenizer import Tokenizer
 from engine.outbox import Outbox
 from engine.paths import CALIBRATION_TEXT
-from engine.perplexity import perplexity
+from engine.bench.quality import perplexity
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from engine.techniques import all_techniques

@@ -13,7 +13,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.messages import PerplexityResult
-from engine.perplexity import perplexity
+from engine.bench.quality import perplexity
 from engine.recipe import parse_recipe
 from engine.session import Session
 from tests.conftest import TEXT
