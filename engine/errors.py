@@ -1,4 +1,4 @@
-"""The one exception a user reads: what happened, and what to do about it."""
+"""The one exception a user reads: what happened, and what to do about it; and any other one in those words."""
 
 
 class DynoError(Exception):
@@ -15,3 +15,13 @@ class DynoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.summary} {self.hint}".strip()
+
+
+def for_people(error: Exception) -> tuple[str, str]:
+    """One sentence of what happened, one of what to do, for any exception."""
+    if isinstance(error, DynoError):
+        return error.summary, error.hint
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+        return "Memory ran out.", "Choose fewer bits, a smaller model or a shorter context, or close other programs."
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"Something went wrong in the engine: {first}", "Try again; if it happens again, please report it."

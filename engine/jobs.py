@@ -11,9 +11,16 @@ from typing import Any
 
 import torch
 
+from engine.bench.history import History
+from engine.bench.quality import perplexity
+from engine.bench.run import Doing, Measured, RowDone, Setting, model_fingerprint, run_plan
 from engine.errors import DynoError
 from engine.generation import NewToken, PromptRead, Reread, SwitchRefused, check_prompt, fit_messages, generate
+from engine.measurements import BenchResult, BenchRow
 from engine.messages import (
+    BenchRowDone,
+    BenchSample,
+    BenchStarted,
     Evaluate,
     Event,
     Explain,
@@ -25,6 +32,7 @@ from engine.messages import (
     PerplexityResult,
     Progress,
     RecipeFailed,
+    RunBenchmark,
     Sampling,
     SpeedReport,
     Switched,
@@ -34,15 +42,15 @@ from engine.messages import (
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
 from engine.monitor.monitor import Monitor
-from engine.bench.quality import perplexity
 from engine.profile import explain
 from engine.recipe import Recipe
 from engine.sampling import check_sampling
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
+from engine.variant import Variant
 
-Result = GenerationStats | PerplexityResult | SpeedReport | None
+Result = GenerationStats | PerplexityResult | SpeedReport | BenchResult | None
 JobSteps = Generator[Event, None, Result]
 # A decode step that reads less than this from memory is limited by calls, not by reading: one thread is fastest, and
 # the other cores stay free for the window (measured, docs/design.md).
@@ -51,12 +59,15 @@ _ONE_THREAD_BELOW_BYTES = 24 << 20
 
 @dataclass
 class EngineState:
-    """What jobs share: the loaded model, the monitor, the user's choice of threads, the last build's time."""
+    """What jobs share: the loaded model, the monitor, the user's choice of threads, the last build's time, and the
+    model's folder and how long it took to open."""
 
     monitor: Monitor | None = None
     session: Session | None = None
     threads: int | None = None
     build_s: float = 0.0
+    folder: Path | None = None
+    load_s: float = 0.0
     cancelled: set[int] = field(default_factory=set)
     stopping: bool = False
 
@@ -68,12 +79,14 @@ class EngineState:
 
     def set_threads(self) -> int:
         """Give the CPU kernels the threads that suit the active variant (or the user's number); returns them."""
-        session = self.session
+        return self.set_threads_for(self.session.active if self.session is not None else None)
+
+    def set_threads_for(self, variant: Variant | None) -> int:
+        """Give the CPU kernels the threads that suit a variant (or the user's number); returns them."""
         threads = self.threads
         if threads is None:
-            small = (session is not None and session.active is not None
-                     and session.active.report.weight_bytes < _ONE_THREAD_BELOW_BYTES)
-            threads = 1 if small else (session.device.cores if session is not None else 1)
+            small = variant is not None and variant.report.weight_bytes < _ONE_THREAD_BELOW_BYTES
+            threads = 1 if small else (self.session.device.cores if self.session is not None else 1)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         return threads
@@ -84,7 +97,9 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
     folder = Path(command.folder).expanduser()
     yield Progress(command.job_id, time.monotonic(), "Opening the model", 0, 0)
     device = pick_device(command.device)
+    started_s = time.perf_counter()
     session = Session.open(folder, device)
+    load_s = time.perf_counter() - started_s
     try:
         yield from _first_build(session, command.recipe, command.job_id)
     except DynoError as error:
@@ -93,7 +108,7 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
         # A recipe remembered from another machine or model must not keep this one from opening.
         yield RecipeFailed(time.monotonic(), command.recipe, Recipe(), error.summary, error.hint)
         yield from _first_build(session, Recipe(), command.job_id)
-    state.session = session
+    state.session, state.folder, state.load_s = session, folder, load_s
     state.set_threads()
     session.compile_in_background()
     if state.monitor is not None:
@@ -165,6 +180,65 @@ def evaluate_job(state: EngineState, command: Evaluate) -> JobSteps:
             result: PerplexityResult = finished.value
             return result
         yield Progress(command.job_id, time.monotonic(), "Scoring the text", done, total)
+
+
+def benchmark_job(state: EngineState, command: RunBenchmark) -> JobSteps:
+    """Measure a plan; rows go to the history as they are finished. The active recipe is not touched."""
+    session, job_id, plan = state.loaded(), command.job_id, command.plan
+    assert state.folder is not None
+    started_s = time.perf_counter()
+    fingerprint = model_fingerprint(state.folder)
+    history = History(Path(command.history)) if command.history else None
+    rows: dict[str, BenchRow] = {}
+    run_id, complete = 0, False
+    if state.monitor is not None:
+        state.monitor.set_quiet(True)
+    try:
+        if history is not None:
+            known = history.unfinished(plan, fingerprint) if command.resume else None
+            if known is not None:
+                run_id = known.id
+                rows = {row.key: row for row in history.rows(run_id) if not row.error}
+                history.reopen(run_id)
+            else:
+                run_id = history.begin(plan, state.folder.resolve().name, fingerprint, command.title)
+        yield BenchStarted(job_id, time.monotonic(), run_id, plan, tuple(rows.values()))
+        steps = run_plan(plan, Setting(
+            session, state.set_threads_for, _model_facts(state, session, fingerprint),
+            stopping=lambda: state.stopping or job_id in state.cancelled, done=dict(rows)))
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as finished:
+                complete = finished.value
+                break
+            now_s = time.monotonic()
+            if isinstance(step, RowDone):
+                rows[step.row.key] = step.row
+                if history is not None:
+                    history.add(run_id, step.row)
+                yield BenchRowDone(job_id, now_s, step.row)
+            elif isinstance(step, Measured):
+                yield BenchSample(job_id, now_s, step.lane, step.test, step.tokens_per_s, step.number, step.counted)
+            elif isinstance(step, Doing):
+                yield Progress(job_id, now_s, step.stage, step.done, step.total)
+    finally:
+        if state.monitor is not None:
+            state.monitor.set_quiet(False)
+        if history is not None:
+            if run_id:
+                history.end(run_id, complete)
+            history.close()
+        state.set_threads()
+    return BenchResult(plan, tuple(rows.values()), complete, time.perf_counter() - started_s, run_id)
+
+
+def _model_facts(state: EngineState, session: Session, fingerprint: str) -> dict[str, Any]:
+    """The fields of a row that say which model."""
+    assert state.folder is not None
+    return {"model_filename": state.folder.resolve().name, "model_type": session.config.model_type,
+            "model_size": sum(f.stat().st_size for f in state.folder.glob("*.safetensors")),
+            "model_n_params": session.masters.parameters, "model_fingerprint": fingerprint, "load_s": state.load_s}
 
 
 def explain_job(state: EngineState, command: Explain) -> JobSteps:

@@ -34,7 +34,8 @@ class SpeedTest:
         counts = (self.prompt, self.generate, self.depth)
         if min(counts) < 0 or max(counts) > MOST_TOKENS or (self.prompt > 0) == (self.generate > 0):
             raise DynoError(f"A speed test of {self.prompt} prompt and {self.generate} generated tokens at depth "
-                            f"{self.depth} cannot be run.", "Give one of the two a positive number, such as 512 or 128.")
+                            f"{self.depth} cannot be run.",
+                            "Give one of the two a positive number, such as 512 or 128.")
 
     @property
     def name(self) -> str:
@@ -272,8 +273,9 @@ class BenchRow:
     def from_json(cls, raw: dict[str, Any]) -> BenchRow:
         """The row that to_json() wrote; names this version does not know are left out."""
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
-                      if name in known})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in raw.items() if name in known}
+        return cls(**values)
 
 
 @dataclass(frozen=True)

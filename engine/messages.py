@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from engine.errors import DynoError
+from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
 
 __all__ = [
-    "ApplyRecipe", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
+    "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample", "BenchStarted", "Cancel",
+    "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
     "Explain", "Failed", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
     "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed",
-    "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare", "TokenPiece",
-    "Tokens", "TurnsDropped",
+    "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
+    "TokenPiece", "Tokens", "TurnsDropped",
 ]
 
 
@@ -86,6 +88,21 @@ class Explain:
 
 
 @dataclass(frozen=True)
+class RunBenchmark:
+    """Measure a plan on the loaded model; the active recipe stays what it is. Progress is in hundredths of a row.
+
+    history: the database that keeps the run, "" for none. resume: go on with an unfinished run of this plan and model
+    where the history holds one (a row that had failed is tried again). title: of the run in the history.
+    """
+
+    job_id: int
+    plan: BenchPlan
+    history: str = ""
+    resume: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class ApplyRecipe:
     """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
 
@@ -116,7 +133,7 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | Evaluate | Explain
+Job = LoadModel | Generate | Evaluate | Explain | RunBenchmark
 Command = Job | ApplyRecipe | SetThreads | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -403,12 +420,45 @@ class QualityProbe:
 
 
 @dataclass(frozen=True)
+class BenchStarted:
+    """A benchmark begins. run_id: its number in the history, 0 for none; rows: those an earlier run had finished."""
+
+    job_id: int
+    t_s: float
+    run_id: int
+    plan: BenchPlan
+    rows: tuple[BenchRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchSample:
+    """One run of a speed test, as it came. lane: the recipe's place in the plan. counted: it is no warm-up."""
+
+    job_id: int
+    t_s: float
+    lane: int
+    test: str
+    tokens_per_s: float
+    number: int
+    counted: bool
+
+
+@dataclass(frozen=True)
+class BenchRowDone:
+    """A row of a benchmark is finished (row.error: why it could not be), and stands in the history."""
+
+    job_id: int
+    t_s: float
+    row: BenchRow
+
+
+@dataclass(frozen=True)
 class Finished:
     """A job is done."""
 
     job_id: int
     t_s: float
-    result: GenerationStats | PerplexityResult | SpeedReport | None = None
+    result: GenerationStats | PerplexityResult | SpeedReport | BenchResult | None = None
 
 
 @dataclass(frozen=True)
@@ -417,7 +467,7 @@ class Cancelled:
 
     job_id: int
     t_s: float
-    result: GenerationStats | None = None
+    result: GenerationStats | BenchResult | None = None
 
 
 @dataclass(frozen=True)
@@ -432,4 +482,4 @@ class Failed:
 
 
 Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | Switched | RecipeApplied | RecipeFailed
-         | Compiling | QualityProbe | Finished | Cancelled | Failed)
+         | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Finished | Cancelled | Failed)

@@ -44,6 +44,7 @@ class Session:
         self._owner: Variant | None = None
         self._filled_by = Recipe()
         self._calibrator: Calibrator | None = None
+        self._build_s: dict[Recipe, float] = {}
         # Called on the compiler's thread whenever its state has changed.
         self.compiler_told: Callable[[Variant], None] = lambda variant: None
 
@@ -69,8 +70,13 @@ class Session:
             self._calibrator = Calibrator(self.masters, ids, self.device)
         variant = yield from build_variant(self.masters, recipe, self.device, self._calibrator, self._make_room)
         self._built[recipe] = variant
+        self._build_s[recipe] = variant.report.build_s
         self._evict(room_for=variant)
         return variant
+
+    def build_seconds(self, recipe: Recipe) -> float | None:
+        """How long the recipe's last build took, also where its variant has come from the cache since."""
+        return self._build_s.get(recipe)
 
     def activate(self, variant: Variant) -> None:
         """Make a variant the one that runs from the next token on."""

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, for_people
+from engine.measurements import BenchResult
 from engine.messages import (
     ApplyRecipe,
     Cancel,
@@ -40,6 +41,7 @@ from engine.messages import (
     QualityProbe,
     RecipeApplied,
     RecipeFailed,
+    RunBenchmark,
     SetThreads,
     Shutdown,
 )
@@ -54,7 +56,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score", Explain: "profile"}
+_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score", Explain: "profile",
+                           RunBenchmark: "benchmark"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -182,6 +185,8 @@ class Worker:
             steps = jobs.generate_job(self._state, job)
         elif isinstance(job, Explain):
             steps = jobs.explain_job(self._state, job)
+        elif isinstance(job, RunBenchmark):
+            steps = jobs.benchmark_job(self._state, job)
         else:
             steps = jobs.evaluate_job(self._state, job)
         try:
@@ -202,7 +207,8 @@ class Worker:
 
     def _finish(self, job: Job, result: Any) -> None:
         now_s = time.monotonic()
-        stopped = isinstance(result, GenerationStats) and result.finish == "stopped"
+        stopped = ((isinstance(result, GenerationStats) and result.finish == "stopped")
+                   or (isinstance(result, BenchResult) and not result.complete))
         if stopped or (self._is_cancelled(job.job_id) and result is None):
             self._outbox.put(Cancelled(job.job_id, now_s, result))
             return
@@ -213,7 +219,7 @@ class Worker:
             self._apply_wanted()
 
     def _fail(self, job: Job, error: Exception) -> None:
-        summary, hint = _for_people(error)
+        summary, hint = for_people(error)
         if not isinstance(error, DynoError):
             log.error("job %s failed", type(job).__name__, exc_info=error)
         self._outbox.put(Failed(job.job_id, time.monotonic(), summary, hint, _traceback_text(error)))
@@ -303,7 +309,7 @@ class Worker:
                 if not self._build(recipe):
                     break
             except Exception as error:
-                summary, hint = _for_people(error)
+                summary, hint = for_people(error)
                 self._outbox.put(RecipeFailed(time.monotonic(), recipe, session.active.recipe, summary, hint,
                                               _traceback_text(error)))
             finally:
@@ -378,16 +384,6 @@ class Worker:
 
 def _probe_text(path: Path = PROBE_TEXT) -> str:
     return path.read_text(encoding="utf-8")
-
-
-def _for_people(error: Exception) -> tuple[str, str]:
-    """One sentence of what happened, one of what to do."""
-    if isinstance(error, DynoError):
-        return error.summary, error.hint
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-        return "Memory ran out.", "Choose fewer bits, a smaller model or a shorter context, or close other programs."
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"Something went wrong in the engine: {first}", "Try again; if it happens again, please report it."
 
 
 def _traceback_text(error: Exception) -> str:

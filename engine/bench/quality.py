@@ -126,21 +126,21 @@ def score_ids(variants: Sequence[Variant], tokenizer: Tokenizer, lists: Iterable
             seen_bytes += _bytes(sizes, known[window.scored:] if test.stride else known)
         chunks += len(batch)
         tensor = torch.tensor([window.ids for window in batch], device=base.device.torch_name)  # (B, T)
-        streams = []
+        streams: list[Tensor] = []
         for variant, one in zip(variants, sums, strict=True):
-            begun_s = time.perf_counter()
-            stream, at = None, done
-            for stream, ran in _streams(variant, tensor, batch[0].scored - 1, rows):
-                at = done + ran // len(variants)
+            parts, stream = _streams(variant, tensor, batch[0].scored - 1, rows), None
+            while stream is None:
+                begun_s = time.perf_counter()
+                stream, ran = next(parts)
+                variant.device.synchronize()
+                one.elapsed_s += time.perf_counter() - begun_s
+                at = done + (len(streams) * tensor.numel() + ran) // len(variants)
                 yield at, max(total, at) if total else _estimate(at, seen_bytes, text)
-            assert stream is not None
             streams.append(stream)
-            variant.device.synchronize()
-            one.elapsed_s += time.perf_counter() - begun_s
         _score_batch(variants, streams, tensor[:, batch[0].scored:].flatten(), batch, sums)
         done += size * len(batch)
     if not chunks:
-        raise DynoError(f"The text is {ids.count:,} tokens long; one chunk needs {context if not test.stride else 3:,}.",
+        raise DynoError(f"The text is {ids.count:,} tokens long; one chunk needs {3 if test.stride else context:,}.",
                         "Choose a longer text or a smaller context.")
     yield done, done
     return tuple(one.score(scored_bytes, chunks, done, sums[0]) for one in sums)
@@ -222,7 +222,7 @@ def _score_batch(variants: Sequence[Variant], streams: list[Tensor], targets: Te
             with variant.context():
                 rows = variant.decoder.head(stream[None, start:start + block])[0].float()  # (R, V)
             nlls.append(torch.cat([F.cross_entropy(x, y, reduction="none") for x, y in
-                                   zip(rows.split(dense), labels.split(dense), strict=True)]))
+                                   zip(_parts(rows, dense), _parts(labels, dense), strict=True)]))
             variant.device.synchronize()
             one.elapsed_s += time.perf_counter() - begun_s
             logits.append(rows)
@@ -245,13 +245,17 @@ def _compared(base: Tensor, other: Tensor, dense: int) -> Tensor:
     normalisers does not cover a small divergence, and equal logits give exactly 0.
     """
     found = []
-    for x, y in zip(base.split(dense), other.split(dense), strict=True):
+    for x, y in zip(_parts(base, dense), _parts(other, dense), strict=True):
         p = torch.log_softmax(x, dim=-1)
         change = torch.log_softmax(y, dim=-1).sub_(p)  # log q/p
         excess = change.clamp(max=80.0).expm1_().sub_(change)
         kl = (p.exp_() * excess).sum(dim=-1)
         found.append(torch.stack((kl, (x.argmax(dim=-1) == y.argmax(dim=-1)).float())))
     return torch.cat(found, dim=1)
+
+
+def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
+    return tensor.split(rows)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Sums:

@@ -6,6 +6,7 @@ the clock starts, as llama-bench has it. It measures one run at a time; `run` de
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ class SpeedRun:
         ids = torch.randint(variant.decoder.config.vocab_size, size, generator=generator).to(device.torch_name)
         need, free = variant.report.kv_bytes_per_token * size[1], device.free_bytes()
         if need > free:
-            raise DynoError(f"A KV cache for {size[1]:,} tokens needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are free.",
-                            "Choose a shorter test, or close other programs.")
+            raise DynoError(f"A KV cache for {size[1]:,} tokens needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are "
+                            "free.", "Choose a shorter test, or close other programs.")
         self.cache: KVCache = variant.new_cache(size[1])
-        self._parts = ids[:, test.depth:].split(UBATCH if test.prompt else 1, dim=1)
-        for part in ids[:, :test.depth].split(UBATCH, dim=1) if test.depth else ():
-            variant.forward(part, self.cache)
+        part = UBATCH if test.prompt else 1
+        self._parts = [ids[:, at:at + part] for at in range(test.depth, size[1], part)]
+        for at in range(0, test.depth, UBATCH):
+            variant.forward(ids[:, at:min(at + UBATCH, test.depth)], self.cache)
 
     def once(self) -> Sample:
         """Run the test once."""
@@ -76,7 +78,7 @@ class SpeedRun:
             variant.step(part, cache)
             device.synchronize()
             stamps.append(time.perf_counter())
-        gaps = tuple(b - a for a, b in zip(stamps, stamps[1:], strict=False))
+        gaps = tuple(b - a for a, b in itertools.pairwise(stamps))
         return Sample(self.tokens, stamps[-1] - stamps[0], gaps_s=gaps)
 
 

@@ -6,6 +6,7 @@ It knows files, not tokens. What cannot be scored (missing, empty, binary, anoth
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +61,11 @@ def open_text(path: str) -> TextFile:
         raise DynoError(f"{place.name} cannot be read: {error}.", "Check the file and its permissions.") from error
     if size_bytes == 0:
         raise DynoError(f"{place.name} is empty.", "Choose a text of a few thousand words.")
-    return TextFile(place, size_bytes)
+    text = TextFile(place, size_bytes)
+    pieces = text.pieces()
+    if not any(piece.strip() for piece in itertools.islice(pieces, 64)):
+        raise DynoError(f"{place.name} holds nothing but white space.", "Choose a text of a few thousand words.")
+    return text
 
 
 def _plain(path: Path) -> Iterator[str]:
@@ -75,7 +80,8 @@ def _plain(path: Path) -> Iterator[str]:
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise DynoError(f"{path.name} is not UTF-8 text.", "Save it as UTF-8, or choose another file.") from error
+                raise DynoError(f"{path.name} is not UTF-8 text.",
+                                "Save it as UTF-8, or choose another file.") from error
             if text:
                 yield text
             if not block:
@@ -135,7 +141,8 @@ def _parquet(path: Path) -> Iterator[str]:
             strings = [f.name for f in file.schema_arrow if types.is_string(f.type) or types.is_large_string(f.type)]
             column = next((name for name in _FIELDS if name in strings), strings[0] if len(strings) == 1 else None)
             if column is None:
-                raise DynoError(f"{path.name} has no column \"text\" (its text columns: {', '.join(strings) or 'none'}).",
+                names = ", ".join(strings) or "none"
+                raise DynoError(f'{path.name} has no column "text" (its text columns: {names}).',
                                 'Rename the column to score to "text".')
             for batch in file.iter_batches(batch_size=512, columns=[column]):
                 yield from (value for value in batch.column(0).to_pylist() if value is not None)

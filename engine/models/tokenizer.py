@@ -21,7 +21,6 @@ from tokenizers import decoders, models, pre_tokenizers
 from engine.errors import DynoError
 from engine.models.chat import ChatMessage
 
-
 _OVERLAP = 256  # characters around a window; longer than any token
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 

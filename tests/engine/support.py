@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from engine.bench.quality import perplexity
 from engine.errors import DynoError
 from engine.generation import NewToken, Step, generate
 from engine.kernels.linear import LinearKernel, PackedLinear
@@ -35,7 +36,6 @@ from engine.models.devices import DeviceFacts, pick_device
 from engine.models.tokenizer import Tokenizer
 from engine.outbox import Outbox
 from engine.paths import CALIBRATION_TEXT
-from engine.bench.quality import perplexity
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from engine.techniques import all_techniques

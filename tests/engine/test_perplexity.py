@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from engine.bench.quality import perplexity
 from engine.errors import DynoError
 from engine.messages import PerplexityResult
-from engine.bench.quality import perplexity
 from engine.recipe import parse_recipe
 from engine.session import Session
 from tests.conftest import TEXT
