@@ -33,3 +33,8 @@ def user_data() -> Path:
         raise DynoError(f"The data folder {folder} cannot be written.",
                         "Make it writable, or choose another one with GPT_DYNO_DATA.")
     return folder
+
+
+def benchmark_history() -> Path:
+    """The database of benchmark runs, in the user's data folder. Raises DynoError."""
+    return user_data() / "benchmarks.sqlite"

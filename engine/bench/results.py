@@ -139,9 +139,25 @@ def _notes(rows: Sequence[BenchRow]) -> list[str]:
     notes = [f"{row.model_filename} on {row.gpu_info or row.cpu_info} ({row.backends}), threads {'/'.join(threads)}, "
              f"torch {row.torch_version}{commit}"] if row.model_filename else []
     notes += [f"{row.recipe}, {row.test}: {row.error} {row.hint}".rstrip() for row in rows if row.error]
-    notes += [f"{row.recipe}, {row.test}: {row.conditions}" for row in rows if row.conditions not in ("", "quiet")]
-    notes += [f"{row.recipe}, {row.test}: the warm-up did not settle within 5 %" for row in rows if row.steady is False]
-    return notes
+    restless = [f"{row.recipe} {row.test}" for row in rows if row.steady is False]
+    if restless:
+        notes.append(f"The warm-up did not settle within 5 %: {', '.join(restless)}.")
+    return notes + _disturbances(rows)
+
+
+def _disturbances(rows: Sequence[BenchRow]) -> list[str]:
+    """One line for what disturbed many rows alike."""
+    busy = [row.other_cpu_percent for row in rows if row.other_cpu_percent is not None and "busy: " in row.conditions]
+    notes = []
+    if busy:
+        notes.append(f"The machine was busy: other programs used {min(busy):.0f} to {max(busy):.0f} % of the processor "
+                     f"during {len(busy)} of {len(rows)} rows.")
+    others: dict[str, int] = {}
+    for row in rows:
+        for note in row.conditions.split("; "):
+            if note not in ("", "quiet") and not note.startswith("busy: "):
+                others[note] = others.get(note, 0) + 1
+    return notes + [f"{note} ({count} of {len(rows)} rows)" for note, count in others.items()]
 
 
 def _cell(row: BenchRow, field: dataclasses.Field[Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import cli
+from engine.cli import client as cli_client
 from engine.messages import Event
 from tests.conftest import LLAMA, ROOT, write_model
 from tests.engine.support import WatchedOutbox
@@ -96,7 +97,7 @@ def test_an_interrupt_before_the_reply_ends_with_status_130_and_no_traceback(
                 signal.raise_signal(signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(cli, "Outbox", Interrupted)
+    monkeypatch.setattr(cli_client, "Outbox", Interrupted)
     assert cli.run(["generate", "--model", str(llama_folder), "--prompt", "The gulls", "--device", "cpu", "--quiet",
                     "--max-tokens", "200"]) == 130
     assert capsys.readouterr().err == ""

@@ -1,0 +1,36 @@
+"""`compare`: recipes that take turns at every run, with ratios to the first one, their intervals and a verdict."""
+
+from __future__ import annotations
+
+import argparse
+
+from engine.cli.measuring import (
+    add_history,
+    add_output,
+    add_recipes,
+    add_speed,
+    add_text,
+    quality_test,
+    recipes,
+    run_plan,
+    speed_tests,
+)
+from engine.measurements import BenchPlan
+
+HELP = "compare recipes in interleaved pairs, with ratios, intervals and verdicts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_recipes(parser, "give two or more; the first is the base")
+    add_speed(parser)
+    add_text(parser)
+    add_output(parser)
+    add_history(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it; the exit status."""
+    return run_plan(options, BenchPlan(
+        recipes(options), speed_tests(options), quality_test(options), options.repetitions, options.min_time,
+        interleave=True, seed=options.seed))

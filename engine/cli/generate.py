@@ -1,0 +1,83 @@
+"""`generate`: a reply on standard output, its statistics beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from engine.cli.client import Client, add_model, write
+from engine.errors import DynoError
+from engine.messages import ChatMessage, Generate, Sampling
+from engine.recipe import parse_recipe
+
+HELP = "generate a reply and print it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_model(parser)
+    default = Sampling()
+    parser.add_argument("--recipe", default="fp32",
+                        help='preset, JSON file, or options such as "neurons-30,precision:dtype=bf16" (default: fp32)')
+    parser.add_argument("--prompt", required=True,
+                        help="what to answer (- reads standard input); a model without a chat template continues it")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as plain text, without chat template")
+    parser.add_argument("--echo", action="store_true", help="print the prompt before the reply")
+    parser.add_argument("--max-tokens", type=int, default=default.max_tokens, help="longest reply, in tokens")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: what the model suggests)")
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--min-p", type=float)
+    parser.add_argument("--repetition-penalty", type=float)
+    parser.add_argument("--seed", type=int, help="repeat a run exactly")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text (repeatable)")
+    parser.add_argument("--stats", action="store_true", help="print the statistics as JSON on standard error")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it; the exit status."""
+    recipe = parse_recipe(options.recipe)
+    client = Client(quiet=options.quiet)
+    try:
+        client.set_threads(options.threads)
+        loaded = client.load(options.model, recipe, options.device)
+        chat = loaded.model.chat_template and not options.raw
+        prompt = sys.stdin.read().strip() if options.prompt == "-" else options.prompt
+        if chat and not prompt.strip():
+            raise DynoError("The prompt is empty.", "Write something for the model to answer.")
+        messages = (ChatMessage("system", options.system),) if options.system else ()
+        command = Generate(
+            client.worker.next_id(), prompt=None if chat else prompt,
+            messages=(*messages, ChatMessage("user", prompt)) if chat else (),
+            sampling=_sampling(options, loaded.model.sampling), stop=tuple(options.stop))
+        if options.echo:
+            write(prompt)
+        stats = client.stream(command)
+        write("\n")
+        if options.stats:
+            print(json.dumps(stats.__dict__ | {"tokens_per_s": stats.tokens_per_s}), file=sys.stderr)
+        elif not options.quiet:
+            lookup = (f", {stats.accepted_tokens} of {stats.drafted_tokens} looked up right"
+                      if stats.drafted_tokens else "")
+            print(f"{stats.output_tokens} tokens, {stats.tokens_per_s:.1f} tok/s, first after {stats.ttft_s * 1e3:.0f} "
+                  f"ms, perplexity {stats.perplexity:.2f}{lookup}, {stats.recipe}, seed {stats.seed}", file=sys.stderr)
+        return 130 if stats.finish == "stopped" else 0
+    finally:
+        client.close()
+
+
+def _sampling(options: argparse.Namespace, suggested: Sampling) -> Sampling:
+    """The model's suggestion with whatever the command line says on top."""
+    def given(name: str) -> float:
+        value = getattr(options, name)
+        return float(getattr(suggested, name) if value is None else value)
+
+    plain = options.greedy and options.repetition_penalty is None
+    return Sampling(
+        temperature=0.0 if options.greedy else given("temperature"), top_k=int(given("top_k")), top_p=given("top_p"),
+        min_p=given("min_p"),
+        repetition_penalty=1.0 if plain else given("repetition_penalty"),
+        max_tokens=options.max_tokens, seed=options.seed)
