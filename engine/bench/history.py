@@ -174,12 +174,16 @@ def changes(old: Sequence[BenchRow], new: Sequence[BenchRow]) -> tuple[Change, .
     The runs were not interleaved, so the machine's mood between them is in the ratio; a perplexity is compared only on
     the same text, context and stride.
     """
-    before = {_same(row): row for row in old if not row.error}
+    before: dict[object, list[BenchRow]] = {}
+    for row in old:
+        if not row.error:
+            before.setdefault(_same(row), []).append(row)
     found = []
     for row in new:
-        other = before.get(_same(row))
-        if row.error or other is None:
+        waiting = before.get(_same(row))
+        if row.error or not waiting:
             continue
+        other = waiting.pop(0)
         if row.samples_ts and other.samples_ts and row.avg_ts and other.avg_ts:
             ratio = unpaired_ratio(row.samples_ts, other.samples_ts)
             found.append(Change(row.recipe, row.test, "tok/s", other.avg_ts, row.avg_ts, ratio, speed_verdict(ratio)))
