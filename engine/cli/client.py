@@ -28,6 +28,7 @@ from engine.messages import (
     LoadModel,
     ModelLoaded,
     Progress,
+    RecipeFailed,
     RunBenchmark,
     SetThreads,
     SpeedReport,
@@ -92,11 +93,15 @@ class Client:
             self.worker.submit(SetThreads(threads))
 
     def load(self, folder: str, recipe: Recipe, device: str | None) -> ModelLoaded:
-        """Load a model and wait for it. Raises DynoError, and KeyboardInterrupt where Ctrl+C ended it."""
+        """Load a model and wait for it. Raises DynoError, also where the recipe cannot run (a window opens the model
+        plain then; a script must not take its figures for the recipe's), and KeyboardInterrupt where Ctrl+C ended
+        it."""
         job = LoadModel(self.worker.next_id(), folder, recipe, device)
         self._submit(job)
         loaded: ModelLoaded | None = None
         for event in self._events(job.job_id):
+            if isinstance(event, RecipeFailed):
+                raise DynoError(event.summary, event.hint)
             if isinstance(event, ModelLoaded):
                 loaded = event
         if loaded is None or self._interrupted:

@@ -38,6 +38,12 @@ def test_standard_output_carries_the_reply_alone_and_statistics_go_beside_it(lla
     assert stats["output_tokens"] == 20 and stats["recipe"] == "fp32" and stats["tokens_per_s"] > 0
 
 
+def test_a_recipe_that_cannot_run_here_is_an_error_and_not_a_plain_reply(llama_folder: Path) -> None:
+    child = generate(llama_folder, "--recipe", "wanda-50,fp8")
+    assert child.returncode == 1 and child.stdout == ""
+    assert "fp8 cannot run here" in child.stderr and "Switch fp8 off." in child.stderr
+
+
 def test_every_preset_generates(llama_folder: Path) -> None:
     child = generate(llama_folder, "--recipe", "neurons-30,l1-50,int8,bf16", "--stats")
     assert child.returncode == 0, child.stderr
