@@ -33,6 +33,7 @@ from engine.techniques import technique
 from engine.techniques.base import BuildStep, Effect
 from engine.techniques.calibration import Calibrator
 from engine.techniques.draft import Draft, Lookup
+from engine.techniques.quantizing import quantizes
 
 _HEADROOM = 0.92
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
@@ -183,7 +184,8 @@ def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: 
              ) -> Generator[BuildStep, None, tuple[Draft, list[tuple[str, Effect]]]]:
     planned = getattr(recipe.get("precision"), "dtype", "fp32")
     autocast = getattr(recipe.get("autocast"), "dtype", "")
-    draft, effects = Draft(masters, device, calibrator, planned, autocast), []
+    draft = Draft(masters, device, calibrator, planned, autocast, quantizes(o.key for o in recipe.options))
+    effects: list[tuple[str, Effect]] = []
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key

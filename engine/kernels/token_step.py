@@ -26,8 +26,6 @@ class TokenStep(Protocol):
 class DecoderStep:
     """The decoder, operator by operator: any number of rows, any cache."""
 
-    name = "operator by operator"
-
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
