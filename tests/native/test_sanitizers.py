@@ -37,8 +37,8 @@ def build(folder: Path, sanitizer: str) -> Path | None:
 
     def compiled(source: Path) -> str:
         target = folder / f"{source.stem}.o"
-        subprocess.run([COMPILER, *flags_of(source.stem), *extra, f"-I{ROOT}/engine/native/src", "-c", str(source), "-o",
-                        str(target)], check=True, timeout=280)
+        subprocess.run([COMPILER, *flags_of(source.stem), *extra, f"-I{ROOT}/engine/native/src", "-c", str(source),
+                        "-o", str(target)], check=True, timeout=280)
         return str(target)
 
     sources = [ROOT / "engine/native/src" / f"{name}.cpp" for name in SOURCES] + [ROOT / "tests/native/shapes.cpp"]
