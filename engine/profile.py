@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from engine.kernels.linear import LinearKernel
+from engine.kernels.native_step import NativeStep
 from engine.messages import SpeedReport, TimeShare
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import KVCache
@@ -150,6 +151,8 @@ def _token_time(variant: Variant, cache: KVCache, context: int) -> float:
 
 def _profiled(variant: Variant, cache: KVCache, context: int) -> dict[str, tuple[float, int]]:
     """Operator -> (seconds of its own a token, calls a token)."""
+    if isinstance(variant.token_step, NativeStep):
+        return _native_parts(variant, variant.token_step, cache, context)
     # torch's profiler otherwise writes its start and stop on the terminal; it reads this when it first starts.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     from torch.profiler import ProfilerActivity, profile
@@ -163,6 +166,22 @@ def _profiled(variant: Variant, cache: KVCache, context: int) -> dict[str, tuple
             variant.step(ids, cache)
         variant.device.synchronize()
     return own_times(profiler.key_averages(), on_card, _PROFILED)
+
+
+def _native_parts(variant: Variant, step: NativeStep, cache: KVCache, context: int) -> dict[str, tuple[float, int]]:
+    """The native step's own clock: products with the norms and activations around them, and attention."""
+    ids, before = torch.zeros(1, 1, dtype=torch.long), step.spent_ns
+    step.timed = True
+    try:
+        for _ in range(_PROFILED):
+            cache.truncate(context)
+            variant.step(ids, cache)
+    finally:
+        step.timed = False
+    layers = variant.decoder.config.n_layers
+    names = (("native matmul, with norms and activations", len(variant.report.layers)), ("native attention", layers))
+    return {name: ((after - start) * 1e-9 / _PROFILED, calls)
+            for (name, calls), after, start in zip(names, step.spent_ns, before, strict=True)}
 
 
 def own_times(rows: Iterable[Any], on_card: bool, tokens: int) -> dict[str, tuple[float, int]]:

@@ -140,7 +140,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     spared, called before the check whether the weights fit.
     """
     started_s = time.perf_counter()
-    device = _with_its_step(device, recipe)
+    device = device_for(device, recipe)
     draft, effects = yield from _drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
     make_room(int(need / _HEADROOM))
@@ -170,7 +170,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     return variant
 
 
-def _with_its_step(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
+def device_for(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
     """The device, without its native step where a recipe asks for another way to compute a token."""
     others = [o.key for o in recipe.options if o.key in _OTHER_STEPS]
     if not device.native or not others:

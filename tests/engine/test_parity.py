@@ -202,7 +202,7 @@ def test_layers_wide_enough_for_packed_kernels_give_the_logits_of_transformers(t
                 parameter *= 0.3
     model.save_pretrained(tmp_path)
     write_tokenizer(tmp_path, adds_bos=False)
-    session = open_session(tmp_path)
+    session = open_session(tmp_path, native=False)
     assert session.active is not None
     if cpu().packed_linear:
         assert any("packed" in kernel for kernel, _ in session.active.report.kernels)

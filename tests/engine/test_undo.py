@@ -187,7 +187,7 @@ def test_a_tied_head_laid_out_anew_leaves_the_embedding_to_the_masters(
     """The head then has memory of its own, and the embedding none: its rows are read from the model's file."""
     if recipe.endswith("bf16") and not cpu().packed_linear:
         pytest.skip("this PyTorch has no packed linear kernel, so the head stays the embedding")
-    session = open_session(request.getfixturevalue(model), INT8)
+    session = open_session(request.getfixturevalue(model), INT8, native=False)
     variant = session.apply(parse_recipe(recipe))
     embed, master = variant.decoder.embed, session.masters["embed.weight"]
     assert isinstance(embed, RowsOnDemand) and embed.master.data_ptr() == master.data_ptr()

@@ -79,7 +79,7 @@ def test_statistics_stored_before_there_was_prompt_lookup_are_still_shown(themed
 def test_news_of_the_active_recipe_draw_no_line_in_the_reply_and_no_mark(application: Application,
                                                                         qapp: QApplication) -> None:
     chat, reports = chat_of(application), []
-    application.settings.set("sampling/max_tokens", 200)
+    application.settings.set("sampling/max_tokens", 800)
     application.bridge.received.connect(lambda e: reports.append(e.report) if isinstance(e, RecipeApplied) else None)
     apply(application, qapp, "bf16")
     marks = switch_marks(application.monitor)
@@ -88,7 +88,7 @@ def test_news_of_the_active_recipe_draw_no_line_in_the_reply_and_no_mark(applica
     application.bridge.submit(ApplyRecipe(parse_recipe("bf16")))
     until(qapp, lambda: len(reports) == 2, "the answer")
     application.outbox.put(RecipeApplied(0.0, reports[0]))  # as the compiler's news come
-    until(qapp, lambda: chat._reply is None, "the reply")
+    until(qapp, lambda: chat._reply is None and len(reports) == 3, "the reply and the news")
     assert len(reports) == 3
     view = last_reply(chat)
     assert view._switches == [] and len(view._runs) == 1
