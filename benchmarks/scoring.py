@@ -13,6 +13,7 @@ Then A/A: `--same N` comparisons of the recipe with itself through the bench, an
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -88,10 +89,15 @@ def _score_rate(variant: Variant, context: int) -> float:
     """Tokens/s of scoring a few chunks, everything between the ids and the perplexity included."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(variant.decoder.config.vocab_size, (CHUNKS * context,), generator=generator).tolist()
-    tokenizer = Tokenizer.from_folder(bundled_model())  # random ids need none; the bytes do not matter
     started_s = time.perf_counter()
-    _run(score_ids((variant,), tokenizer, [ids], QualityTest(context=context), len(ids)))
+    _run(score_ids((variant,), _tokenizer(), [ids], QualityTest(context=context), len(ids)))
     return len(ids) / (time.perf_counter() - started_s)
+
+
+@functools.cache
+def _tokenizer() -> Tokenizer:
+    """Random ids need none, and the bytes do not matter here."""
+    return Tokenizer.from_folder(bundled_model())
 
 
 def _prompt_by_hand(variant: Variant, context: int) -> float:
@@ -99,6 +105,7 @@ def _prompt_by_hand(variant: Variant, context: int) -> float:
     cache = variant.new_cache(context)
     started_s = time.perf_counter()
     variant.forward(ids, cache)
+    variant.device.synchronize()
     return context / (time.perf_counter() - started_s)
 
 
@@ -107,6 +114,7 @@ def _tokens_by_hand(variant: Variant) -> float:
     started_s = time.perf_counter()
     for token in range(TG):
         variant.step(torch.tensor([[token]]), cache)
+    variant.device.synchronize()
     return TG / (time.perf_counter() - started_s)
 
 

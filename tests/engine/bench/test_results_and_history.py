@@ -1,0 +1,101 @@
+"""Rows printed in every format and read back; runs kept, compared and refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from engine.bench.history import History, changes
+from engine.bench.results import FIELDS, FORMATS, SQL_TABLE, figures, render, seconds, size
+from engine.errors import DynoError
+from engine.measurements import BenchPlan, BenchRow, SpeedTest
+from engine.recipe import Recipe
+
+ROWS = (
+    BenchRow(key="0:a:pp8", recipe="it's | odd, \"very\"", fingerprint="a", test="pp8", n_prompt=8, avg_ts=1234.5678,
+             stddev_ts=12.0, samples_ts=(1200.0, 1234.0, 1270.0), samples_ns=(1, 2, 3), weight_bytes=12_300_000,
+             steady=True, conditions="quiet", repetitions=3, model_filename="m", n_threads=2),
+    BenchRow(key="1:b:ppl64", lane=1, recipe="b", fingerprint="b", test="ppl64", perplexity=math.nan, kl_mean=1e-9),
+    BenchRow(key="1:b:pp8", lane=1, recipe="b", fingerprint="b", test="pp8", error="Memory ran out.", hint="Less."),
+)
+
+
+def test_json_and_json_lines_hold_every_field_and_no_nan() -> None:
+    rows = json.loads(render(ROWS, "json"), parse_constant=pytest.fail)
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in render(ROWS, "jsonl").splitlines()]
+    assert rows == lines and list(rows[0]) == [field.name for field in FIELDS]
+    assert BenchRow.from_json(rows[0]) == ROWS[0] and rows[1]["perplexity"] is None
+
+
+def test_csv_quotes_what_it_must() -> None:
+    rows = list(csv.DictReader(io.StringIO(render(ROWS, "csv"))))
+    assert [row["recipe"] for row in rows] == [row.recipe for row in ROWS]
+    assert json.loads(rows[0]["samples_ts"]) == [1200.0, 1234.0, 1270.0] and rows[2]["error"] == "Memory ran out."
+
+
+def test_sql_builds_a_table_that_sqlite_reads() -> None:
+    database = sqlite3.connect(":memory:")
+    database.executescript(render(ROWS, "sql"))
+    found = database.execute(f"SELECT recipe, avg_ts, perplexity, steady FROM {SQL_TABLE}").fetchall()
+    database.close()
+    assert found[0] == (ROWS[0].recipe, 1234.5678, None, 1) and len(found) == 3
+
+
+def test_tables_show_failures_in_words() -> None:
+    for output in ("table", "md"):
+        text = render(ROWS, output)
+        assert "1234.6" in text and "12.3 MB" in text and "b, pp8: Memory ran out. Less." in text and "e+" not in text
+    assert "\\|" in render(ROWS, "md")
+    with pytest.raises(DynoError, match=r"table, json"):
+        render(ROWS, "xml")
+    assert set(FORMATS) == {"table", "json", "jsonl", "csv", "md", "sql"}
+
+
+def test_figures_have_units_and_no_exponent() -> None:
+    assert [figures(x) for x in (1234.56, 85.2149, 0.01236, 0.0, 120000.0)] == [
+        "1234.6", "85.21", "0.01236", "0", "120000.0"]
+    assert (size(1.5e9), size(2e6), seconds(1.5), seconds(0.0123), seconds(2e-5)) == (
+        "1.50 GB", "2.0 MB", "1.50 s", "12.30 ms", "20 µs")
+
+
+def test_runs_are_listed_renamed_and_deleted(tmp_path: Path) -> None:
+    history = History(tmp_path / "deeper" / "h.sqlite")
+    plan = BenchPlan((Recipe(),), (SpeedTest(prompt=8),))
+    first, second = history.begin(plan, "m", "f"), history.begin(plan, "m", "f", "mine")
+    history.add(first, ROWS[0])
+    history.rename(first, "other")
+    assert [(run.id, run.title, run.rows) for run in history.runs()] == [(second, "mine", 0), (first, "other", 1)]
+    found = history.unfinished(plan, "f")
+    assert found is not None and found.id == second and history.unfinished(plan, "another model") is None
+    history.delete(first)
+    with pytest.raises(DynoError, match="no benchmark run"):
+        history.run(first)
+    assert history.rows(first) == ()
+    history.close()
+
+
+def test_a_history_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "h.sqlite").write_bytes(b"no database, but long enough to be read as one" * 50)
+    with pytest.raises(DynoError, match="cannot be opened"):
+        History(tmp_path / "h.sqlite")
+    newer = sqlite3.connect(tmp_path / "n.sqlite")
+    newer.execute("PRAGMA user_version=99")
+    newer.close()
+    with pytest.raises(DynoError, match="newer"):
+        History(tmp_path / "n.sqlite")
+
+
+def test_two_runs_are_compared_by_recipe_test_and_text() -> None:
+    fast = dataclasses.replace(ROWS[0], samples_ts=(2400.0, 2468.0, 2540.0), avg_ts=2469.0)
+    ppl = dataclasses.replace(ROWS[1], perplexity=10.0, perplexity_error=0.1, text="a.txt", tokens_scored=500)
+    other = dataclasses.replace(ppl, text="b.txt")
+    found = changes((ROWS[0], ppl, ROWS[2]), (fast, ppl, other, ROWS[2]))
+    assert [(c.test, c.verdict) for c in found] == [("pp8", "faster"), ("ppl64", "no difference measured")]
+    assert found[0].ratio.value == pytest.approx(2.0, rel=1e-2)
