@@ -266,14 +266,16 @@ def test_a_missing_model_is_refused(engine: Engine, text: str) -> None:
     assert isinstance(end, Failed) and "No model" in end.summary
 
 
-def test_a_compiled_recipe_says_what_compiling_took_or_that_it_failed(engine: Engine, llama_folder: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses parts of torch that are to go
+def test_a_compiled_recipe_is_measured_compiled_and_says_what_that_took(engine: Engine, llama_folder: Path) -> None:
     engine.load(llama_folder)
     session = engine.session
     if not session.device.compiler:
         pytest.skip("torch.compile finds no C++ compiler here")
     wanted = BenchPlan(recipes("compile"), (SpeedTest(generate=4),), repetitions=2, min_time_s=0.0)
     row, = bench(engine, wanted).rows
-    assert not row.error and (row.compile_s or "compiling failed" in row.conditions), row.conditions
+    assert not row.error and row.compile_s and row.compile_s > 0, row.conditions
 
 
 def test_impossible_plans_are_refused_when_they_are_made() -> None:
