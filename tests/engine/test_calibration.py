@@ -138,7 +138,8 @@ def test_a_newer_wish_replaces_a_recipe_that_is_still_calibrating(llama_folder: 
     engine.submit(ApplyRecipe(parse_recipe("wanda-50")))
     event = engine.wait(lambda e: isinstance(e, RecipeApplied))
     assert isinstance(event, RecipeApplied) and event.report.recipe == wanted
-    assert sum(isinstance(e, Progress) and e.stage == "Calibrating" for e in engine.seen) == 1
+    # None where the outbox folded it into a later one before it was read.
+    assert sum(isinstance(e, Progress) and e.stage == "Calibrating" for e in engine.seen) <= 1
     end = engine.run(Generate(engine.next_id(), prompt="The wind", sampling=Sampling(max_tokens=4)))
     assert isinstance(end, Finished)
 
