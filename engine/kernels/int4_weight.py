@@ -1,4 +1,5 @@
-"""4-bit codes by groups of columns, each with a scale and a zero; activations stay in floating point."""
+"""4-bit codes by groups of columns, each with a scale and a zero. Activations stay in floating point, except in the
+native products of a few rows."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Int4RowsLinear(LinearKernel):
     def __init__(self, groups: Groups, bias: Tensor | None) -> None:
         super().__init__(groups.codes, "int4")
         self.shape, self.size = (groups.codes.shape[0], groups.columns), groups.size
-        self.kernel = f"native int4, groups of {groups.size}, prompts cast to bf16"
+        self.kernel = f"native int4, groups of {groups.size}, 8-bit activations; prompts cast to bf16"
         blocks = groups.codes.view(-1, 2, INT4_BLOCK // 2)  # the columns of a block that lie below, and above
         self.register_buffer("codes", F.pad((blocks[:, 0] | blocks[:, 1] << 4).view(-1), (0, CODES_PADDING)))
         for name, numbers in (("scale", groups.scale), ("zero", groups.zero)):

@@ -71,7 +71,7 @@ class Int4Weight(Technique):
     order = 32
     label = "int4 weight-only"
     group = "Quantization"
-    summary = "Weights in 4 bits by groups of columns, activations untouched: an eighth of fp32's bytes."
+    summary = "Weights in 4 bits by groups of columns: an eighth of fp32's bytes."
     exclusive = EXCLUSIVE
     options_type = Int4WeightOptions
 
@@ -98,8 +98,10 @@ class Int4Weight(Technique):
         scheme = Int4Scheme(int(options.group), fitted)
         head: dict[str, Scheme | None] = {"keep": None, "int8": Int8WeightScheme(), "int4": scheme}
         how = "fitted" if fitted else "rounded to the nearest level"
+        # The native products are whole-number ones, which need the other side in whole numbers too.
+        tokens = "; for single tokens, activations are rounded to 8 bits, 32 to a scale" if draft.device.native else ""
         return quantize(draft, self.key, scheme, head[options.head], options.embedding,
-                        f"4-bit codes in groups of {options.group}, {how}")
+                        f"4-bit codes in groups of {options.group}, {how}{tokens}")
 
 
 TECHNIQUE = Int4Weight()
