@@ -19,11 +19,12 @@ SOURCES = ("step", "team", "portable", "avx2", "avx512", "neon")
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
-def flags_of(source: str) -> list[str]:
-    """The flags that setup.py gives a source, with less optimisation: sanitized code is large."""
-    with patch("setuptools.setup"):
-        flags = runpy.run_path(str(ROOT / "setup.py"))["flags_of"](source, platform.machine())
-    return [flag for flag in flags if not flag.startswith("-O")] + ["-O1", "-g"]
+def flags_of_each() -> dict[str, list[str]]:
+    """The flags that setup.py gives each source, with less optimisation: sanitized code is large."""
+    with patch("setuptools.setup"):  # for the whole process: never from several threads at once
+        flags_of = runpy.run_path(str(ROOT / "setup.py"))["flags_of"]
+    return {source: [flag for flag in flags_of(source, platform.machine()) if not flag.startswith("-O")] + ["-O1", "-g"]
+            for source in (*SOURCES, "shapes")}
 
 
 def build(folder: Path, sanitizer: str) -> Path | None:
@@ -34,10 +35,11 @@ def build(folder: Path, sanitizer: str) -> Path | None:
     probe.write_text("int main() { return 0; }\n", encoding="utf-8")
     if subprocess.run([COMPILER, *extra, str(probe), "-o", str(folder / "probe")], capture_output=True).returncode:
         return None
+    flags = flags_of_each()
 
     def compiled(source: Path) -> str:
         target = folder / f"{source.stem}.o"
-        subprocess.run([COMPILER, *flags_of(source.stem), *extra, f"-I{ROOT}/engine/native/src", "-c", str(source),
+        subprocess.run([COMPILER, *flags[source.stem], *extra, f"-I{ROOT}/engine/native/src", "-c", str(source),
                         "-o", str(target)], check=True, timeout=280)
         return str(target)
 
