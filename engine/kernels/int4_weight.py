@@ -8,67 +8,61 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.kernels import native
-from engine.kernels.linear import LinearKernel
+from engine.kernels.linear import LinearKernel, in_slabs
 from engine.kernels.packing import INT4_ROWS
 from engine.kernels.rounding import Groups
-from engine.native.library import CODES_PADDING, INT4_BLOCK, SCALES_PADDING, Matrix, library
+from engine.native.library import INT4_BLOCK, INT4_PANEL, Matrix, library
 
 _CUDA_TILES = 8  # k-tiles of 16 columns per block of the CUDA packing: the widest one that torch offers
-_AT_ONCE = 8 << 20  # weights turned back into bf16 at once
 
 
-class Int4RowsLinear(LinearKernel):
-    """Codes row after row, as the native token step streams them. CPU.
+class Int4PanelLinear(LinearKernel):
+    """Codes in panels of rows, as the native token step streams them (engine/native/src/dyno.h). CPU.
 
     Few rows: integer products with activations rounded to 8 bits by blocks of 32. Many: the codes become bf16 for a
     moment, a part of the layer at a time, and PyTorch multiplies.
     """
 
     codes: Tensor
-    scale: Tensor
-    zero: Tensor
+    scale_and_zero: Tensor
     bias: Tensor | None
 
     def __init__(self, groups: Groups, bias: Tensor | None) -> None:
         super().__init__(groups.codes, "int4")
         self.shape, self.size = (groups.codes.shape[0], groups.columns), groups.size
         self.kernel = f"native int4, groups of {groups.size}, 8-bit activations; prompts cast to bf16"
-        blocks = groups.codes.view(-1, 2, INT4_BLOCK // 2)  # the columns of a block that lie below, and above
-        self.register_buffer("codes", F.pad((blocks[:, 0] | blocks[:, 1] << 4).view(-1), (0, CODES_PADDING)))
-        for name, numbers in (("scale", groups.scale), ("zero", groups.zero)):
-            flat = numbers.to(torch.bfloat16).reshape(-1)
-            self.register_buffer(name, F.pad(flat, (0, SCALES_PADDING // flat.element_size())))
+        missing = -groups.codes.shape[0] % INT4_PANEL
+        blocks = groups.codes.shape[1] // INT4_BLOCK
+        codes = F.pad(groups.codes, (0, 0, 0, missing)).view(-1, INT4_PANEL, blocks, 2, 4, 4)
+        both = codes[:, :, :, 0] | codes[:, :, :, 1] << 4  # (panels, 16, blocks, 4, 4)
+        self.register_buffer("codes", both.permute(0, 2, 3, 1, 4).contiguous())  # (panels, blocks, 4, 16, 4)
+        numbers = torch.stack((groups.scale, groups.zero)).to(torch.bfloat16)  # (2, N, groups)
+        numbers = F.pad(numbers, (0, 0, 0, missing)).view(2, -1, INT4_PANEL, numbers.shape[2])
+        self.register_buffer("scale_and_zero", numbers.permute(1, 3, 0, 2).contiguous())  # (panels, groups, 2, 16)
         self.register_buffer("bias", bias)
-        self._native = native.int4(self.codes, self.scale, self.zero, self.bias, self.shape, self.size)
+        self._native = native.int4(self.codes, self.scale_and_zero, self.bias, self.shape, self.size)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         run = native.for_few(rows)
         if run is not None:
             return native.product(self._native, rows, run).view(*x.shape[:-1], -1)
-        rows = rows.to(torch.bfloat16)
-        y = torch.empty(rows.shape[0], self.shape[0], dtype=torch.bfloat16)
-        step = max(1, _AT_ONCE // self.shape[1])
-        for first in range(0, self.shape[0], step):
-            last = min(self.shape[0], first + step)
-            torch.mm(rows, self._bf16(first, last).t(), out=y[:, first:last])
-        y = y.to(x.dtype).view(*x.shape[:-1], -1)
+        y = in_slabs(rows.to(torch.bfloat16), self.shape, self._bf16).to(x.dtype).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    def _bf16(self, first: int, last: int) -> Tensor:
-        """Rows of the weight, (last - first, K)."""
-        out = torch.empty(last - first, self.shape[1], dtype=torch.bfloat16)
+    def _bf16(self, first: int, out: Tensor) -> None:
+        """Rows of the weight from `first` on into `out`, (rows, K)."""
         run = library()
         assert run is not None, "the layer was built for the native library"
-        run.unpack(self._native, first, last, out.data_ptr(), torch.get_num_threads())
-        return out
+        run.unpack(self._native, first, first + out.shape[0], out.data_ptr(), torch.get_num_threads())
 
     def dense(self) -> Tensor:
-        n, groups = self.shape[0], -(-self.shape[1] // self.size)
-        codes = self.codes[:n * groups * self.size // 2].view(-1, INT4_BLOCK // 2)
-        both = torch.stack((codes & 15, codes >> 4), dim=1).view(n, groups, self.size).float() - 8
-        scale, zero = (t[:n * groups].float().view(n, groups, 1) for t in (self.scale, self.zero))
-        return (both * scale + zero).view(n, -1)[:, :self.shape[1]]
+        codes = self.codes.permute(0, 3, 1, 2, 4)  # (panels, 16, blocks, 4, 4)
+        both = torch.stack((codes & 15, codes >> 4), dim=3).float() - 8  # (panels, 16, blocks, 2, 4, 4)
+        both = both.view(codes.shape[0] * INT4_PANEL, -1, self.size)
+        scale, zero = self.scale_and_zero.float().permute(2, 0, 3, 1).reshape(2, both.shape[0], -1, 1)
+        dense: Tensor = (both * scale + zero).view(both.shape[0], -1)[:self.shape[0], :self.shape[1]].contiguous()
+        return dense
 
     def native(self) -> Matrix | None:
         return self._native

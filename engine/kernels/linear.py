@@ -6,7 +6,7 @@ Each maps (..., K) to (..., N), says which kernel runs, and lists the memory it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from engine.kernels import native
 from engine.native.library import Matrix
 
 _FEW_ROWS = 4
+_SLAB = 1 << 20  # weights
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -135,24 +136,46 @@ class RowsLinear(LinearKernel):
         self.weight, self.bias = weight, bias
         many = {torch.float32: "oneDNN", torch.bfloat16: "F.linear", torch.float16: "fp32 arithmetic"}[weight.dtype]
         self.kernel = f"native {self.dtype_name}, prompts {many}"
-        self._pointwise = torch.ops.mkldnn._linear_pointwise.default if weight.dtype == torch.float32 else None
         self._native = native.dense(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self._native is not None and (run := native.for_few(x)) is not None:
             return native.product(self._native, x.view(-1, x.shape[-1]), run).view(*x.shape[:-1], -1)
-        if self._pointwise is not None:  # F.linear goes to a library that is slower at fp32 here (docs/design.md)
-            return self._pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
         if x.dtype == torch.float16:  # the processor's many-row fp16 product is several times slower than fp32's
-            bias = self.bias.float() if self.bias is not None else None
-            return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
-        return F.linear(x, self.weight, self.bias)
+            rows = x.reshape(-1, x.shape[-1]).float()
+            y = in_slabs(rows, self.shape, lambda first, out: out.copy_(self.weight[first:first + out.shape[0]]))
+            y = y if self.bias is None else y + self.bias
+            return y.to(x.dtype).view(*x.shape[:-1], -1)
+        return _many_rows(x, self.weight, self.bias)
 
     def dense(self) -> Tensor:
         return self.weight.detach().float()
 
     def native(self) -> Matrix | None:
         return self._native
+
+
+def _many_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b for a weight that lies row after row."""
+    if x.dtype == torch.float32:  # F.linear goes to a library that is slower at fp32 here (docs/design.md)
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return F.linear(x, weight, bias)
+
+
+def in_slabs(x: Tensor, shape: tuple[int, int], fill: Callable[[int, Tensor], object]) -> Tensor:
+    """x (T, K) W^T for a weight (N, K) that lies in another form: (T, N) in the dtype of x.
+
+    fill(first, out) writes the rows of the weight from `first` on into `out`. Slabs are small enough to stay in the
+    cache between being written and being multiplied by.
+    """
+    rows = min(shape[0], max(16, _SLAB // shape[1] // 16 * 16))
+    slab = torch.empty(rows, shape[1], dtype=x.dtype)
+    y = torch.empty(x.shape[0], shape[0], dtype=x.dtype)
+    for first in range(0, shape[0], rows):
+        part = slab[:shape[0] - first]
+        fill(first, part)
+        y[:, first:first + rows] = _many_rows(x, part, None)
+    return y
 
 
 def parameter(tensor: Tensor) -> nn.Parameter:

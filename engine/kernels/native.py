@@ -44,11 +44,11 @@ def int8(codes: Tensor, scale: Tensor, bias: Tensor | None, columns: int, dynami
     return matrix
 
 
-def int4(codes: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None, shape: tuple[int, int], group: int) -> Matrix:
-    """4-bit codes as engine/native/src/dyno.h lays them out, in flat tensors padded at their end."""
+def int4(codes: Tensor, scale_and_zero: Tensor, bias: Tensor | None, shape: tuple[int, int], group: int) -> Matrix:
+    """4-bit codes, scales and zeros as engine/native/src/dyno.h lays them out."""
     matrix = _matrix(codes, shape, KINDS["int4"], bias)
     matrix.stride = -(-shape[1] // group) * group // 2
-    matrix.scale, matrix.zero, matrix.group = vector(scale), vector(zero), group
+    matrix.scale, matrix.group = vector(scale_and_zero), group
     return matrix
 
 
@@ -70,4 +70,4 @@ def for_few(x: Tensor) -> Library | None:
 
 def _matrix(data: Tensor, shape: tuple[int, int], kind: int, bias: Tensor | None) -> Matrix:
     stride = data.stride(0) * data.element_size() if data.dim() == 2 else 0
-    return Matrix(data.data_ptr(), Vector(), Vector(), vector(bias), *shape, stride, kind, 0)
+    return Matrix(data.data_ptr(), Vector(), vector(bias), *shape, stride, kind, 0)

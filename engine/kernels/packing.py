@@ -4,7 +4,6 @@ built."""
 from __future__ import annotations
 
 from engine.models.devices import DeviceFacts
-from engine.native.library import CODES_PADDING, SCALES_PADDING
 
 
 def int8_bytes(shape: tuple[int, int]) -> int:
@@ -23,16 +22,14 @@ def int8_weight_bytes(shape: tuple[int, int], device: DeviceFacts) -> int:
     return rows * (-(-columns // INT8_WEIGHT_COLUMNS) * INT8_WEIGHT_COLUMNS) + 2 * rows
 
 
-INT4_ROWS = 16  # the CPU's 4-bit packing takes whole blocks of this many rows
+INT4_ROWS = 16  # 4-bit layouts of a CPU and of CUDA take whole blocks of this many rows
 
 
-def int4_bytes(shape: tuple[int, int], group: int, device: DeviceFacts) -> int:
-    """Bytes of a 4-bit (N, K) weight: codes in whole groups, for PyTorch's kernel in whole blocks of rows as well, and
-    two 16-bit numbers a group; for the native step a few readable bytes after each end."""
-    rows = shape[0] if device.native else -(-shape[0] // INT4_ROWS) * INT4_ROWS
+def int4_bytes(shape: tuple[int, int], group: int) -> int:
+    """Bytes of a 4-bit (N, K) weight: whole groups, whole blocks of rows, and two 16-bit numbers a group."""
+    rows = -(-shape[0] // INT4_ROWS) * INT4_ROWS
     groups = -(-shape[1] // group)
-    padding = CODES_PADDING + 2 * SCALES_PADDING if device.native else 0
-    return rows * groups * group // 2 + rows * groups * 4 + padding
+    return rows * groups * group // 2 + rows * groups * 4
 
 
 # Below this size the packed fp32 kernel's call costs more than its faster reading saves (measured, docs/design.md).

@@ -11,14 +11,13 @@ import functools
 import os
 from pathlib import Path
 
-ABI = 1  # DYNO_ABI of src/dyno.h
+ABI = 2  # DYNO_ABI of src/dyno.h
 MAX_ROWS = 8
 KINDS = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3, "int8-dynamic": 4, "int4": 5}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 SWITCH = "GPT_DYNO_NATIVE"  # environment: an instruction set by name, or "off"
-INT4_BLOCK = 32  # columns whose codes lie in 16 bytes together
-CODES_PADDING, SCALES_PADDING = 64, 16  # readable bytes that int4 weights need after their end
+INT4_BLOCK, INT4_PANEL = 32, 16  # columns and rows of a 4-bit weight that lie together
 
 _HERE = Path(__file__).resolve().parent
 _NAMES = ("libdyno.so.1", "libdyno.dylib", "dyno.dll")
@@ -33,7 +32,7 @@ class Vector(ctypes.Structure):
 class Matrix(ctypes.Structure):
     """dyno_matrix."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("scale", Vector), ("zero", Vector), ("bias", Vector),
+    _fields_ = (("data", ctypes.c_void_p), ("scale", Vector), ("bias", Vector),
                 ("rows", ctypes.c_int64), ("columns", ctypes.c_int64), ("stride", ctypes.c_int64),
                 ("kind", ctypes.c_int64), ("group", ctypes.c_int64))
 

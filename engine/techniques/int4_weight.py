@@ -33,12 +33,12 @@ class Int4Scheme(Scheme):
     name = "int4"
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
-        return int4_bytes(shape, self.size, device)
+        return int4_bytes(shape, self.size)
 
     def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
         import torch
 
-        from engine.kernels.int4_weight import Int4RowsLinear, Int4WeightLinear
+        from engine.kernels.int4_weight import Int4PanelLinear, Int4WeightLinear
         from engine.kernels.rounding import fit_groups, round_groups
 
         if self.fitted:
@@ -46,7 +46,7 @@ class Int4Scheme(Scheme):
         else:
             groups = round_groups(weights.weight, self.size, torch.bfloat16)
         if device.native:
-            return Int4RowsLinear(groups, weights.bias), groups.dense()
+            return Int4PanelLinear(groups, weights.bias), groups.dense()
         return Int4WeightLinear(groups, weights.bias, device.torch_name), groups.dense()
 
 

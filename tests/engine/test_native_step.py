@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engine.kernels.int4_weight import Int4RowsLinear
+from engine.kernels.int4_weight import Int4PanelLinear
 from engine.kernels.int8_dynamic import Int8DynamicLinear
 from engine.kernels.linear import LinearKernel
 from engine.kernels.native_step import NativeStep
@@ -50,7 +50,7 @@ class ByHand(nn.Module):
         self.block = 0
         if rounding and isinstance(layer, Int8DynamicLinear):
             self.block = layer.shape[1]
-        elif rounding and isinstance(layer, Int4RowsLinear):
+        elif rounding and isinstance(layer, Int4PanelLinear):
             self.block = 32
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -46,8 +46,9 @@ struct Buffers {  // each allocation has exactly the bytes asked for
             w.group = 32 << between(0, 2);
             const int64_t groups = (columns + w.group - 1) / w.group;
             w.stride = groups * w.group / 2;
-            w.data = codes(size_t(rows * w.stride + 64), -128);
-            w.scale = numbers(rows * groups + 8, DYNO_BF16, 0.02f), w.zero = numbers(rows * groups + 8, DYNO_BF16);
+            const int64_t filled = (rows + 15) / 16 * 16;
+            w.data = codes(size_t(filled * w.stride), -128);
+            w.scale = numbers(2 * filled * groups, DYNO_BF16, 0.02f);
         } else {
             w.stride = columns;
             w.data = codes(size_t(rows * columns), -127);

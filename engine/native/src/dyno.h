@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DYNO_ABI 1
+#define DYNO_ABI 2
 #define DYNO_MAX_ROWS 8
 
 // How numbers are stored. I8: codes times a scale a row, activations in fp32. I8_DYNAMIC: the same codes, activations
@@ -34,11 +34,13 @@ typedef struct {
 
 // A weight (rows, columns), row after row, `stride` bytes apart.
 //
-// I4: a block of 32 columns is 16 bytes, byte j holding column j below and column j + 16 above; columns are filled up to
-// whole groups; scale and zero are BF16, (rows, groups). 64 bytes after the codes and 16 after the scales are readable.
+// I4: `stride` is half of the columns filled up to whole groups, and rows lie in panels of 16, filled up with any row: a
+// product then needs no sum across lanes. A panel is a run of blocks of 32 columns; a block is 16 bytes a row, in four
+// parts of (16 rows, 4 bytes): byte i of part j holds column 4 j + i below and column 16 + 4 j + i above. scale holds
+// scales and zeros together, BF16, (panels, groups, 2, 16).
 typedef struct {
     const void *data;
-    dyno_vector scale, zero, bias;
+    dyno_vector scale, bias;
     int64_t rows, columns, stride, kind, group;
 } dyno_matrix;
 

@@ -8,10 +8,10 @@ namespace dyno {
 // Activations as the products read them, T rows each. Every row is filled up with zeros to `padded` columns.
 struct Activations {
     float *x;         // (T, padded)
-    int8_t *codes;    // I8_DYNAMIC: (T, padded). I4: two halves of (T, padded / 2), columns 0..15 and 16..31 of blocks
-    float *scale;     // I8_DYNAMIC: (T, 1 used). I4: (T, padded / 8), each block's four times
-    int32_t *offset;  // I8_DYNAMIC: (T, 1 used), sum of codes. I4: (T, padded / 8), -8 sum of codes in every fourth
-    float *sums;      // I4: (T, padded / 32), sum of scaled codes by groups
+    int8_t *codes;    // (T, padded), of I8_DYNAMIC and I4
+    float *scale;     // I8_DYNAMIC: (T). I4: (T, padded / 32), of blocks of 32 columns
+    int32_t *offset;  // I8_DYNAMIC: (T), the sum of codes. I4: (T, padded / 32), -8 times it
+    float *sums;      // I4: (T, padded / 32), the sum of scaled codes by groups of the weight
     int64_t padded;
 };
 

@@ -10,8 +10,17 @@ using namespace dyno;
 using F = Lanes::F;
 using I = Lanes::I;
 constexpr int W = Lanes::kWidth;
-constexpr int kUnroll = 4;    // sums in flight for each row of activations
 constexpr int kTogether = 4;  // rows of activations that share one reading of a weight
+constexpr int kBlock = 32;    // columns of an I4 weight, and of its activations, with a scale of their own
+constexpr int kPanel = 16;    // rows of an I4 weight whose codes lie together
+constexpr int64_t kShort = 512;  // columns below which a row's sum costs more than its reading
+
+// Sums in an array stay in registers only where the loops over it are unrolled early.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 float number(const dyno_vector &v, int64_t i) {
     if (v.kind == DYNO_BF16) return widen(((const Bf16 *)v.data)[i]);
@@ -84,17 +93,15 @@ void prepare(const Activations &a, int64_t rows, int64_t columns, int64_t kind, 
             a.scale[t] = scale > 1e-30f ? scale : 1e-30f;
             a.offset[t] = round_codes(x, a.padded, a.scale[t], a.codes + t * a.padded);
         } else if (kind == DYNO_I4) {
-            int8_t *low = a.codes + t * a.padded, *high = low + a.padded / 2;
-            float *scales = a.scale + t * (a.padded / 8), *sums = a.sums + t * (a.padded / 32);
-            int32_t *offsets = a.offset + t * (a.padded / 8);
-            for (int64_t b = 0; b < a.padded / 32; b++) {
-                const float most = largest(x + b * 32, 32) * (1.0f / 127);
+            const int64_t blocks = a.padded / kBlock;
+            float *sums = a.sums + t * blocks;
+            for (int64_t b = 0; b < blocks; b++) {
+                const float most = largest(x + b * kBlock, kBlock) * (1.0f / 127);
                 const float scale = most > 1e-30f ? most : 1e-30f;
-                int32_t sum = round_codes(x + b * 32, 16, scale, low + b * 16);
-                sum += round_codes(x + b * 32 + 16, 16, scale, high + b * 16);
-                for (int i = 0; i < 4; i++) scales[4 * b + i] = scale, offsets[4 * b + i] = i ? 0 : -8 * sum;
-                const int64_t g = b * 32 / group;
-                sums[g] = (b * 32 % group ? sums[g] : 0.0f) + scale * float(sum);
+                const int32_t sum = round_codes(x + b * kBlock, kBlock, scale, a.codes + t * a.padded + b * kBlock);
+                a.scale[t * blocks + b] = scale, a.offset[t * blocks + b] = -8 * sum;
+                const int64_t g = b * kBlock / group;
+                sums[g] = (b * kBlock % group ? sums[g] : 0.0f) + scale * float(sum);
             }
         }
     }
@@ -107,62 +114,120 @@ void finish(const dyno_matrix &w, int64_t n, float value, float *y, bool add) {
     *y = add ? *y + value : value;
 }
 
-template <class E, int T>
-void product_float(const dyno_matrix &w, int64_t first, int64_t last, const float *x, int64_t padded, float *y,
-                   int64_t stride, bool add) {
-    const int64_t columns = w.columns;
-    for (int64_t n = first; n < last; n++) {
-        const E *row = (const E *)((const char *)w.data + n * w.stride);
-        F sums[T][kUnroll];
-        for (int t = 0; t < T; t++)
-            for (int u = 0; u < kUnroll; u++) sums[t][u] = Lanes::set(0.0f);
-        int64_t k = 0;
-        for (; k + kUnroll * W <= columns; k += kUnroll * W) {
-            for (int u = 0; u < kUnroll; u++) {
-                const F weight = Lanes::load(row + k + u * W);
-                for (int t = 0; t < T; t++)
-                    sums[t][u] = Lanes::fma(weight, Lanes::load(x + t * padded + k + u * W), sums[t][u]);
-            }
+// R rows of a weight at once, `apart` from one to the next, each read from its begin to its end: a few long streams
+// keep the memory busier than one does, and a row's neighbours at once, which are many short ones, less.
+template <class E, int R, int T>
+void float_rows(const dyno_matrix &w, int64_t n, int64_t apart, const float *x, int64_t padded, float *y, int64_t stride,
+                bool add) {
+    const E *row[R];
+    F sums[R][T];
+    UNROLL for (int r = 0; r < R; r++) {
+        row[r] = (const E *)((const char *)w.data + (n + r * apart) * w.stride);
+        UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::set(0.0f);
+    }
+    int64_t k = 0;
+    for (; k + W <= w.columns; k += W) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const F weight = Lanes::load(row[r] + k);
+            UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r][t]);
         }
-        for (; k < columns; k += W) {
-            const F weight = part(row + k, columns - k);
-            for (int t = 0; t < T; t++) sums[t][0] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[t][0]);
+    }
+    if (k < w.columns) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const F weight = Lanes::load_part(row[r] + k, int(w.columns - k));
+            UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r][t]);
         }
-        const float scale = w.scale.data ? number(w.scale, n) : 1.0f;
-        for (int t = 0; t < T; t++) {
-            const F total = Lanes::add(Lanes::add(sums[t][0], sums[t][1]), Lanes::add(sums[t][2], sums[t][3]));
-            finish(w, n, Lanes::sum(total) * scale, y + t * stride + n, add);
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        const int64_t at = n + r * apart;
+        const float scale = w.scale.data ? number(w.scale, at) : 1.0f;
+        UNROLL for (int t = 0; t < T; t++) finish(w, at, Lanes::sum(sums[r][t]) * scale, y + t * stride + at, add);
+    }
+}
+
+template <int R, int T>
+void i8_rows(const dyno_matrix &w, int64_t n, int64_t apart, const Activations &a, int64_t from, float *y, int64_t stride,
+             bool add) {
+    const int8_t *x = a.codes + from * a.padded, *row[R];
+    I sums[R][T];
+    UNROLL for (int r = 0; r < R; r++) {
+        row[r] = (const int8_t *)w.data + (n + r * apart) * w.stride;
+        UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::zero();
+    }
+    int64_t k = 0;
+    for (; k + 4 * W <= w.columns; k += 4 * W) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const I weight = Lanes::bytes(row[r] + k);
+            UNROLL for (int t = 0; t < T; t++)
+                sums[r][t] = Lanes::dot_i8(sums[r][t], weight, Lanes::bytes(x + t * a.padded + k));
+        }
+    }
+    if (k < w.columns) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const I weight = Lanes::bytes_part(row[r] + k, int(w.columns - k));
+            UNROLL for (int t = 0; t < T; t++)
+                sums[r][t] = Lanes::dot_i8(sums[r][t], weight, Lanes::bytes(x + t * a.padded + k));
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        const int64_t at = n + r * apart;
+        const float scale = number(w.scale, at);
+        UNROLL for (int t = 0; t < T; t++) {
+            const int32_t total = Lanes::sum_i32(sums[r][t]) - Lanes::kI8Offset * a.offset[from + t];
+            finish(w, at, float(total) * a.scale[from + t] * scale, y + t * stride + at, add);
         }
     }
 }
 
-template <int T>
+template <class E, int R, int T>
+void product_float(const dyno_matrix &w, int64_t first, int64_t last, const Activations &a, int64_t from, float *y,
+                   int64_t stride, bool add) {
+    const float *x = a.x + from * a.padded;
+    const int64_t apart = (last - first) / R;
+    for (int64_t n = first; n < first + apart; n++) float_rows<E, R, T>(w, n, apart, x, a.padded, y, stride, add);
+    for (int64_t n = first + R * apart; n < last; n++) float_rows<E, 1, T>(w, n, 0, x, a.padded, y, stride, add);
+}
+
+template <int R, int T>
 void product_i8(const dyno_matrix &w, int64_t first, int64_t last, const Activations &a, int64_t from, float *y,
                 int64_t stride, bool add) {
+    const int64_t apart = (last - first) / R;
+    for (int64_t n = first; n < first + apart; n++) i8_rows<R, T>(w, n, apart, a, from, y, stride, add);
+    for (int64_t n = first + R * apart; n < last; n++) i8_rows<1, T>(w, n, 0, a, from, y, stride, add);
+}
+
+// W rows of a panel from row n on: every lane sums a row of its own, so nothing is added across lanes.
+template <int T>
+void i4_rows(const dyno_matrix &w, int64_t n, const Activations &a, int64_t from, F (&sums)[T]) {
+    const int64_t groups = (w.columns + w.group - 1) / w.group, panel = n / kPanel, lane = n % kPanel;
+    const int64_t blocks = a.padded / kBlock;
+    const uint8_t *codes = (const uint8_t *)w.data + panel * kPanel * w.stride + 4 * lane;
+    const Bf16 *scales = (const Bf16 *)w.scale.data + 2 * panel * kPanel * groups + lane;
     const int8_t *x = a.codes + from * a.padded;
-    for (int64_t n = first; n < last; n++) {
-        const int8_t *row = (const int8_t *)w.data + n * w.stride;
-        I sums[T][2];
-        for (int t = 0; t < T; t++) sums[t][0] = sums[t][1] = Lanes::zero();
-        int64_t k = 0;
-        for (; k + 8 * W <= w.columns; k += 8 * W) {
-            for (int u = 0; u < 2; u++) {
-                const I weight = Lanes::bytes(row + k + u * 4 * W);
-                for (int t = 0; t < T; t++)
-                    sums[t][u] = Lanes::dot_i8(sums[t][u], weight, Lanes::bytes(x + t * a.padded + k + u * 4 * W));
+    const float *scale = a.scale + from * blocks, *sum = a.sums + from * blocks;
+    const int32_t *offset = a.offset + from * blocks;
+    UNROLL for (int t = 0; t < T; t++) sums[t] = Lanes::set(0.0f);
+    for (int64_t g = 0, b = 0; g < groups; g++, scales += 2 * kPanel) {
+        F of_group[T];
+        UNROLL for (int t = 0; t < T; t++) of_group[t] = Lanes::set(0.0f);
+        for (const int64_t end = (g + 1) * w.group / kBlock; b < end; b++, codes += kPanel * kBlock / 2) {
+            I dots[T];
+            UNROLL for (int t = 0; t < T; t++) dots[t] = Lanes::set_i32(offset[t * blocks + b]);
+            UNROLL for (int j = 0; j < 4; j++) {
+                const I both = Lanes::bytes(codes + j * 4 * kPanel), lower = Lanes::low(both), upper = Lanes::high(both);
+                UNROLL for (int t = 0; t < T; t++) {
+                    const int8_t *four = x + t * a.padded + b * kBlock + 4 * j;
+                    dots[t] = Lanes::dot_u8(dots[t], lower, Lanes::four(four));
+                    dots[t] = Lanes::dot_u8(dots[t], upper, Lanes::four(four + kBlock / 2));
+                }
             }
+            UNROLL for (int t = 0; t < T; t++)
+                of_group[t] = Lanes::fma(Lanes::to_float(dots[t]), Lanes::set(scale[t * blocks + b]), of_group[t]);
         }
-        for (; k < w.columns; k += 4 * W) {
-            const int64_t left = w.columns - k;
-            const I weight = left >= 4 * W ? Lanes::bytes(row + k) : Lanes::bytes_part(row + k, int(left));
-            for (int t = 0; t < T; t++)
-                sums[t][0] = Lanes::dot_i8(sums[t][0], weight, Lanes::bytes(x + t * a.padded + k));
-        }
-        const float scale = number(w.scale, n);
-        for (int t = 0; t < T; t++) {
-            const int32_t total = Lanes::sum_i32(Lanes::add_i32(sums[t][0], sums[t][1]))
-                - Lanes::kI8Offset * a.offset[from + t];
-            finish(w, n, float(total) * a.scale[from + t] * scale, y + t * stride + n, add);
+        const F weight = Lanes::load(scales), zero = Lanes::load(scales + kPanel);
+        UNROLL for (int t = 0; t < T; t++) {
+            sums[t] = Lanes::fma(of_group[t], weight, sums[t]);
+            sums[t] = Lanes::fma(zero, Lanes::set(sum[t * blocks + g]), sums[t]);
         }
     }
 }
@@ -170,50 +235,35 @@ void product_i8(const dyno_matrix &w, int64_t first, int64_t last, const Activat
 template <int T>
 void product_i4(const dyno_matrix &w, int64_t first, int64_t last, const Activations &a, int64_t from, float *y,
                 int64_t stride, bool add) {
-    constexpr int kBlocks = W / 4;  // of 32 columns in one vector of codes
-    const int64_t groups = (w.columns + w.group - 1) / w.group, blocks = groups * w.group / 32;
-    const int64_t scale_step = w.group / 32;
-    const int8_t *low = a.codes + from * a.padded;
-    for (int64_t n = first; n < last; n++) {
-        const uint8_t *row = (const uint8_t *)w.data + n * w.stride;
-        const uint16_t *scales = (const uint16_t *)w.scale.data + n * groups;
-        const Bf16 *zeros = (const Bf16 *)w.zero.data + n * groups;
-        F sums[T][2];
-        for (int t = 0; t < T; t++) sums[t][0] = sums[t][1] = Lanes::set(0.0f);
-        int u = 0;
-        for (int64_t b = 0; b < blocks; b += kBlocks, u ^= 1) {
-            const I codes = Lanes::bytes(row + b * 16), lower = Lanes::low(codes), upper = Lanes::high(codes);
-            const F scale = Lanes::spread(scales + b / scale_step, w.group);
-            for (int t = 0; t < T; t++) {
-                const int8_t *x = low + t * a.padded + b * 16;
-                I dot = Lanes::load_i32(a.offset + (from + t) * (a.padded / 8) + 4 * b);
-                dot = Lanes::dot_u8(dot, lower, Lanes::bytes(x));
-                dot = Lanes::dot_u8(dot, upper, Lanes::bytes(x + a.padded / 2));
-                const F both = Lanes::mul(scale, Lanes::load(a.scale + (from + t) * (a.padded / 8) + 4 * b));
-                sums[t][u] = Lanes::fma(Lanes::to_float(dot), both, sums[t][u]);
+    for (int64_t n = first / W * W; n < last; n += W) {
+        F sums[T];
+        i4_rows<T>(w, n, a, from, sums);
+        const bool whole = n >= first && n + W <= last;
+        const F bias = whole && w.bias.data ? numbers(w.bias, n, w.rows) : Lanes::set(0.0f);
+        UNROLL for (int t = 0; t < T; t++) {
+            float *out = y + t * stride + n;
+            if (whole) {
+                const F value = Lanes::add(sums[t], bias);
+                Lanes::store(out, add ? Lanes::add(Lanes::load(out), value) : value);
+                continue;
             }
+            float each[W];
+            Lanes::store(each, sums[t]);
+            for (int64_t i = n < first ? first - n : 0; i < W && n + i < last; i++) finish(w, n + i, each[i], out + i, add);
         }
-        for (int64_t g = 0; g < groups; g += W) {
-            const F zero = part(zeros + g, groups - g);
-            for (int t = 0; t < T; t++)
-                sums[t][0] = Lanes::fma(zero, part(a.sums + (from + t) * (a.padded / 32) + g, groups - g), sums[t][0]);
-        }
-        for (int t = 0; t < T; t++)
-            finish(w, n, Lanes::sum(Lanes::add(sums[t][0], sums[t][1])), y + t * stride + n, add);
     }
 }
 
-template <int T>
+template <int R, int T>
 void product_rows(const dyno_matrix &w, int64_t first, int64_t last, const Activations &a, int64_t from, float *y,
                   int64_t stride, bool add) {
-    const float *x = a.x + from * a.padded;
     y += from * stride;
     switch (w.kind) {
-        case DYNO_F32: return product_float<float, T>(w, first, last, x, a.padded, y, stride, add);
-        case DYNO_BF16: return product_float<Bf16, T>(w, first, last, x, a.padded, y, stride, add);
-        case DYNO_F16: return product_float<F16, T>(w, first, last, x, a.padded, y, stride, add);
-        case DYNO_I8: return product_float<int8_t, T>(w, first, last, x, a.padded, y, stride, add);
-        case DYNO_I8_DYNAMIC: return product_i8<T>(w, first, last, a, from, y, stride, add);
+        case DYNO_F32: return product_float<float, R, T>(w, first, last, a, from, y, stride, add);
+        case DYNO_BF16: return product_float<Bf16, R, T>(w, first, last, a, from, y, stride, add);
+        case DYNO_F16: return product_float<F16, R, T>(w, first, last, a, from, y, stride, add);
+        case DYNO_I8: return product_float<int8_t, R, T>(w, first, last, a, from, y, stride, add);
+        case DYNO_I8_DYNAMIC: return product_i8<R, T>(w, first, last, a, from, y, stride, add);
         default: return product_i4<T>(w, first, last, a, from, y, stride, add);
     }
 }
@@ -221,10 +271,11 @@ void product_rows(const dyno_matrix &w, int64_t first, int64_t last, const Activ
 void product(const dyno_matrix &w, int64_t first, int64_t last, const Activations &a, int64_t rows, float *y,
              int64_t stride, bool add) {
     int64_t from = 0;
-    for (; from + kTogether <= rows; from += kTogether) product_rows<kTogether>(w, first, last, a, from, y, stride, add);
-    if (rows - from == 3) product_rows<3>(w, first, last, a, from, y, stride, add);
-    else if (rows - from == 2) product_rows<2>(w, first, last, a, from, y, stride, add);
-    else if (rows - from == 1) product_rows<1>(w, first, last, a, from, y, stride, add);
+    for (; from + kTogether <= rows; from += kTogether) product_rows<2, kTogether>(w, first, last, a, from, y, stride, add);
+    if (rows - from == 3) product_rows<2, 3>(w, first, last, a, from, y, stride, add);
+    else if (rows - from == 2) product_rows<2, 2>(w, first, last, a, from, y, stride, add);
+    else if (rows - from == 1 && w.columns < kShort) product_rows<4, 1>(w, first, last, a, from, y, stride, add);
+    else if (rows - from == 1) product_rows<2, 1>(w, first, last, a, from, y, stride, add);
 }
 
 // ---------------------------------------------------------------------------------------------- norms, activations
@@ -300,80 +351,86 @@ void activate(float *gate, const float *up, int64_t size, int64_t kind) {
 
 // ------------------------------------------------------------------------------------------------------ attention
 
-template <class E> void scores_of(const AttentionTask &task, int64_t first_query, int queries, float *scores) {
+template <class E, int Q> void scores_of(const AttentionTask &task, int64_t first_query, float *scores) {
     const int64_t size = task.size, count = task.last - task.first;
     for (int64_t p = 0; p < count; p++) {
         const E *key = (const E *)task.keys + (task.first + p) * size;
-        F sums[4];
-        for (int r = 0; r < 4; r++) sums[r] = Lanes::set(0.0f);
+        F sums[Q];
+        UNROLL for (int r = 0; r < Q; r++) sums[r] = Lanes::set(0.0f);
         for (int64_t i = 0; i < size; i += W) {
             const F k = part(key + i, size - i);
-            for (int r = 0; r < queries; r++)
+            UNROLL for (int r = 0; r < Q; r++)
                 sums[r] = Lanes::fma(k, part(task.q + (first_query + r) * size + i, size - i), sums[r]);
         }
         const float scale = task.key_scale ? task.key_scale[task.first + p] : 1.0f;
-        for (int r = 0; r < queries; r++) scores[r * count + p] = Lanes::sum(sums[r]) * scale;
+        UNROLL for (int r = 0; r < Q; r++) scores[r * count + p] = Lanes::sum(sums[r]) * scale;
     }
 }
 
 constexpr int kSlice = 4;  // vectors of a value summed at a time
 
-template <class E> void values_of(const AttentionTask &task, int queries, const float *weights, float *out) {
+template <class E, int Q> void values_of(const AttentionTask &task, const float *weights, float *out) {
     const int64_t size = task.size, count = task.last - task.first;
     for (int64_t i = 0; i < size; i += kSlice * W) {
-        F sums[4][kSlice];
-        for (int r = 0; r < 4; r++)
-            for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::set(0.0f);
+        F sums[Q][kSlice];
+        UNROLL for (int r = 0; r < Q; r++)
+            UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::set(0.0f);
         const bool whole = i + kSlice * W <= size;
         for (int64_t p = 0; p < count; p++) {
             const E *value = (const E *)task.values + (task.first + p) * size + i;
             F v[kSlice];
-            for (int u = 0; u < kSlice; u++) {
+            UNROLL for (int u = 0; u < kSlice; u++) {
                 const int64_t left = size - i - u * W;
                 v[u] = whole ? Lanes::load(value + u * W) : left > 0 ? part(value + u * W, left) : Lanes::set(0.0f);
             }
-            for (int r = 0; r < queries; r++) {
+            UNROLL for (int r = 0; r < Q; r++) {
                 const F weight = Lanes::set(weights[r * count + p]);
-                for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::fma(weight, v[u], sums[r][u]);
+                UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::fma(weight, v[u], sums[r][u]);
             }
         }
-        for (int r = 0; r < queries; r++)
-            for (int u = 0; u < kSlice && i + u * W < size; u++)
-                put(out + r * task.out_stride + i + u * W, sums[r][u], size - i - u * W);
+        UNROLL for (int r = 0; r < Q; r++)
+            UNROLL for (int u = 0; u < kSlice; u++)
+                if (i + u * W < size) put(out + r * task.out_stride + i + u * W, sums[r][u], size - i - u * W);
     }
 }
 
-template <class E> void attend_to(const AttentionTask &task) {
+// Q queries from q on, which share one reading of the keys and one of the values.
+template <class E, int Q> void attend_together(const AttentionTask &task, int64_t q) {
     const int64_t size = task.size, count = task.last - task.first;
-    for (int64_t q = 0; q < task.queries; q += 4) {
-        const int queries = task.queries - q < 4 ? int(task.queries - q) : 4;
-        float *out = task.out + q * task.out_stride;
-        scores_of<E>(task, q, queries, task.scores);
-        for (int r = 0; r < queries; r++) {
-            float *s = task.scores + r * count;
-            F most = Lanes::set(s[0]);
-            int64_t p = 0;
-            for (; p + W <= count; p += W) most = Lanes::max(most, Lanes::load(s + p));
-            float top = Lanes::maximum(most);
-            for (; p < count; p++) top = s[p] > top ? s[p] : top;
-            F sum = Lanes::set(0.0f);
-            for (p = 0; p + W <= count; p += W) {
-                const F e = exponential(Lanes::sub(Lanes::load(s + p), Lanes::set(top)));
-                sum = Lanes::add(sum, e);
-                Lanes::store(s + p, e);
-            }
-            float total = Lanes::sum(sum);
-            if (p < count) {
-                put(s + p, exponential(Lanes::sub(part(s + p, count - p), Lanes::set(top))), count - p);
-                for (; p < count; p++) total += s[p];
-            }
-            out[r * task.out_stride + size] = top;
-            out[r * task.out_stride + size + 1] = total;
-            if (task.value_scale)
-                for (p = 0; p < count; p++) s[p] *= task.value_scale[task.first + p];
+    float *out = task.out + q * task.out_stride;
+    scores_of<E, Q>(task, q, task.scores);
+    for (int r = 0; r < Q; r++) {
+        float *s = task.scores + r * count;
+        F most = Lanes::set(s[0]);
+        int64_t p = 0;
+        for (; p + W <= count; p += W) most = Lanes::max(most, Lanes::load(s + p));
+        float top = Lanes::maximum(most);
+        for (; p < count; p++) top = s[p] > top ? s[p] : top;
+        F sum = Lanes::set(0.0f);
+        for (p = 0; p + W <= count; p += W) {
+            const F e = exponential(Lanes::sub(Lanes::load(s + p), Lanes::set(top)));
+            sum = Lanes::add(sum, e);
+            Lanes::store(s + p, e);
         }
-        values_of<E>(task, queries, task.scores, out);
+        float total = Lanes::sum(sum);
+        if (p < count) {
+            put(s + p, exponential(Lanes::sub(part(s + p, count - p), Lanes::set(top))), count - p);
+            for (; p < count; p++) total += s[p];
+        }
+        out[r * task.out_stride + size] = top;
+        out[r * task.out_stride + size + 1] = total;
+        if (task.value_scale)
+            for (p = 0; p < count; p++) s[p] *= task.value_scale[task.first + p];
     }
+    values_of<E, Q>(task, task.scores, out);
+}
+
+template <class E> void attend_to(const AttentionTask &task) {
+    int64_t q = 0;
+    for (; q + 4 <= task.queries; q += 4) attend_together<E, 4>(task, q);
+    if (task.queries - q == 3) attend_together<E, 3>(task, q);
+    else if (task.queries - q == 2) attend_together<E, 2>(task, q);
+    else if (task.queries - q == 1) attend_together<E, 1>(task, q);
 }
 
 void attend(const AttentionTask &task) {
@@ -431,20 +488,23 @@ void lookup(const dyno_table &table, int64_t row, int64_t size, bool add, float 
     }
 }
 
+// Rows of an I4 weight in bf16. The loops over half a block are for the compiler to turn into vectors.
 void unpack(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out) {
     const int64_t groups = (w.columns + w.group - 1) / w.group;
-    for (int64_t n = first; n < last; n++) {
-        const uint8_t *row = (const uint8_t *)w.data + n * w.stride;
-        uint16_t *y = out + (n - first) * w.columns;
-        for (int64_t g = 0; g < groups; g++) {
-            const float scale = number(w.scale, n * groups + g), zero = number(w.zero, n * groups + g);
-            uint16_t levels[16];
-            for (int c = 0; c < 16; c++) levels[c] = to_bf16(float(c - 8) * scale + zero).bits;
-            const int64_t end = (g + 1) * w.group < w.columns ? (g + 1) * w.group : w.columns;
-            for (int64_t k = g * w.group; k < end; k++) {
-                const uint8_t both = row[k / 32 * 16 + k % 16];
-                y[k] = levels[k % 32 < 16 ? both & 15 : both >> 4];
-            }
+    for (int64_t n = first; n < last; n++, out += w.columns) {
+        const int64_t panel = n / kPanel, lane = n % kPanel;
+        const uint8_t *codes = (const uint8_t *)w.data + panel * kPanel * w.stride + 4 * lane;
+        for (int64_t k = 0; k < w.columns; k += kBlock, codes += kPanel * kBlock / 2) {
+            const int64_t at = 2 * (panel * groups + k / w.group) * kPanel + lane;
+            const float scale = number(w.scale, at), zero = number(w.scale, at + kPanel);
+            uint8_t both[kBlock / 2];
+            for (int j = 0; j < 4; j++) __builtin_memcpy(both + 4 * j, codes + j * 4 * kPanel, 4);
+            uint16_t whole[kBlock];
+            for (int i = 0; i < kBlock / 2; i++) whole[i] = to_bf16(float(int(both[i] & 15) - 8) * scale + zero).bits;
+            for (int i = 0; i < kBlock / 2; i++)
+                whole[kBlock / 2 + i] = to_bf16(float(int(both[i] >> 4) - 8) * scale + zero).bits;
+            const int64_t left = w.columns - k;
+            __builtin_memcpy(out + k, whole, size_t(left < kBlock ? left : kBlock) * 2);
         }
     }
 }

@@ -51,7 +51,12 @@ struct Lanes {
     }
 
     static I zero() { return _mm256_setzero_si256(); }
-    static I load_i32(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+    static I four(const int8_t *p) {  // in every lane
+        int32_t v;
+        __builtin_memcpy(&v, p, 4);
+        return _mm256_set1_epi32(v);
+    }
+    static I set_i32(int32_t v) { return _mm256_set1_epi32(v); }
     static I bytes(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
     static I bytes_part(const void *p, int n) {
         char whole[32] = {};
@@ -76,11 +81,5 @@ struct Lanes {
         const __m256i v = _mm256_cvtps_epi32(whole);
         const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
         _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
-    }
-
-    static F spread(const uint16_t *scales, int64_t group) {
-        const __m128 first = _mm_castsi128_ps(_mm_set1_epi32(int32_t(uint32_t(scales[0]) << 16)));
-        if (group != 32) return _mm256_set_m128(first, first);
-        return _mm256_set_m128(_mm_castsi128_ps(_mm_set1_epi32(int32_t(uint32_t(scales[1]) << 16))), first);
     }
 };

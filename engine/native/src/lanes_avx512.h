@@ -41,7 +41,12 @@ struct Lanes {
     static float maximum(F v) { return _mm512_reduce_max_ps(v); }
 
     static I zero() { return _mm512_setzero_si512(); }
-    static I load_i32(const int32_t *p) { return _mm512_loadu_si512(p); }
+    static I four(const int8_t *p) {  // in every lane
+        int32_t v;
+        __builtin_memcpy(&v, p, 4);
+        return _mm512_set1_epi32(v);
+    }
+    static I set_i32(int32_t v) { return _mm512_set1_epi32(v); }
     static I bytes(const void *p) { return _mm512_loadu_si512(p); }
     static I bytes_part(const void *p, int n) { return _mm512_maskz_loadu_epi8(~0ULL >> (64 - n), p); }
     static I low(I v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
@@ -52,24 +57,6 @@ struct Lanes {
     static int32_t sum_i32(I v) { return _mm512_reduce_add_epi32(v); }
     static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
     static void store_i8(int8_t *p, F whole) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(whole))); }
-
-    // The bf16 scales of four blocks of 32 columns, each over its quarter of the lanes.
-    static F spread(const uint16_t *scales, int64_t group) {
-        const __m512i lane_of = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        if (group == 32) {
-            int64_t four;
-            __builtin_memcpy(&four, scales, 8);
-            const __m512i at = _mm512_slli_epi32(lane_of, 16);  // only the upper halves are taken
-            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, at, _mm512_set1_epi64(four)));
-        }
-        if (group == 64) {
-            int32_t two;
-            __builtin_memcpy(&two, scales, 4);
-            const __m512i at = _mm512_slli_epi32(_mm512_srli_epi32(lane_of, 1), 16);
-            return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, at, _mm512_set1_epi32(two)));
-        }
-        return _mm512_castsi512_ps(_mm512_set1_epi32(int32_t(uint32_t(scales[0]) << 16)));
-    }
 
 private:
     static __mmask16 mask(int n) { return __mmask16((1u << n) - 1); }

@@ -43,7 +43,12 @@ struct Lanes {
     static float maximum(F v) { return vmaxvq_f32(v); }
 
     static I zero() { return vdupq_n_s32(0); }
-    static I load_i32(const int32_t *p) { return vld1q_s32(p); }
+    static I four(const int8_t *p) {  // in every lane
+        int32_t v;
+        __builtin_memcpy(&v, p, 4);
+        return vdupq_n_s32(v);
+    }
+    static I set_i32(int32_t v) { return vdupq_n_s32(v); }
     static I bytes(const void *p) { return vreinterpretq_s32_s8(vld1q_s8((const int8_t *)p)); }
     static I bytes_part(const void *p, int n) {
         char whole[16] = {};
@@ -61,9 +66,5 @@ struct Lanes {
         const int16x4_t words = vqmovn_s32(vcvtnq_s32_f32(whole));
         const int32_t four = vget_lane_s32(vreinterpret_s32_s8(vqmovn_s16(vcombine_s16(words, words))), 0);
         __builtin_memcpy(p, &four, 4);
-    }
-
-    static F spread(const uint16_t *scales, int64_t) {
-        return vreinterpretq_f32_u32(vdupq_n_u32(uint32_t(scales[0]) << 16));
     }
 };

@@ -36,7 +36,15 @@ struct Lanes {
     }
 
     static I zero() { return {}; }
-    static I load_i32(const int32_t *p) { return bytes(p); }
+    static I four(const int8_t *p) {  // in every lane
+        I v;
+        for (int i = 0; i < 16; i++) v.b[i] = p[i % 4];
+        return v;
+    }
+    static I set_i32(int32_t v) {
+        const int32_t s[4] = {v, v, v, v};
+        return bytes(s);
+    }
     static I bytes(const void *p) {
         I v;
         __builtin_memcpy(v.b, p, 16);
@@ -82,8 +90,6 @@ struct Lanes {
     static void store_i8(int8_t *p, F whole) {
         for (int i = 0; i < 4; i++) p[i] = int8_t(whole.v[i] < -128 ? -128 : whole.v[i] > 127 ? 127 : whole.v[i]);
     }
-
-    static F spread(const uint16_t *scales, int64_t) { return set(from_bits(uint32_t(scales[0]) << 16)); }
 
 private:
     template <class Do> static F each(F a, F b, Do f) {

@@ -28,7 +28,8 @@ enum PhaseOfLayer { kInput, kAttention, kOutput, kUp, kDown, kPhasesOfLayer };
 constexpr int64_t kPadding = 128;     // columns of activations come in multiples of this
 constexpr int64_t kStretch = 512;     // positions that one attention task covers, at least
 constexpr int64_t kMostStretches = 16;
-constexpr int64_t kChunkBytes = 64 << 10;  // of weights, wanted in one chunk of rows
+constexpr int64_t kChunkBytes = 256 << 10;  // of weights, wanted in one chunk of rows
+constexpr int64_t kPanel = 16;        // rows of an I4 weight that are read together
 constexpr int64_t kChunksEach = 4;    // at least as many chunks for each thread, where there are rows enough
 
 int64_t filled(int64_t columns) { return (columns + kPadding - 1) / kPadding * kPadding; }
@@ -59,8 +60,8 @@ struct Scratch {
         const size_t padded = size_t(filled(columns)) * DYNO_MAX_ROWS;
         x.resize(std::max(x.size(), padded));
         codes.resize(std::max(codes.size(), padded));
-        scale.resize(std::max(scale.size(), padded / 8));
-        offset.resize(std::max(offset.size(), padded / 8));
+        scale.resize(std::max(scale.size(), padded / 32));
+        offset.resize(std::max(offset.size(), padded / 32));
         sums.resize(std::max(sums.size(), padded / 32));
         scores.resize(std::max(scores.size(), size_t(4 * stretch)));
     }
@@ -82,7 +83,8 @@ Cut cut(int64_t rows, int64_t row_bytes, int threads) {
     if (threads <= 1) return {rows, rows};
     int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
     chunk = std::min(chunk, std::max<int64_t>(1, rows / (kChunksEach * threads)));
-    return {rows, std::max(chunk, (rows + kMaxChunks - 1) / kMaxChunks)};
+    chunk = std::max(chunk, (rows + kMaxChunks - 1) / kMaxChunks);
+    return {rows, (chunk + kPanel - 1) / kPanel * kPanel};
 }
 
 class Linear final : public Program {
@@ -362,7 +364,7 @@ namespace {
 
 bool fits(const dyno_matrix &w, int64_t rows, int64_t columns) {
     if (!w.data || w.rows != rows || w.columns != columns || w.kind < DYNO_F32 || w.kind > DYNO_I4) return false;
-    if (w.kind == DYNO_I4) return w.scale.data && w.zero.data && (w.group == 32 || w.group == 64 || w.group == 128);
+    if (w.kind == DYNO_I4) return w.scale.data && (w.group == 32 || w.group == 64 || w.group == 128);
     return (w.kind != DYNO_I8 && w.kind != DYNO_I8_DYNAMIC) || w.scale.data;
 }
 
