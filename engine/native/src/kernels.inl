@@ -488,23 +488,31 @@ void lookup(const dyno_table &table, int64_t row, int64_t size, bool add, float 
     }
 }
 
-// Rows of an I4 weight in bf16. The loops over half a block are for the compiler to turn into vectors.
+// Half a block in bf16. The loops are for the compiler to turn into vectors, so nothing here asks for NaN: there is none.
+void unpack_half(const int8_t *codes, float scale, float zero, uint16_t *out) {
+    for (int i = 0; i < kBlock / 2; i++) {
+        const uint32_t bits = to_bits(float(codes[i]) * scale + zero);
+        out[i] = uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    }
+}
+
 void unpack(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out) {
     const int64_t groups = (w.columns + w.group - 1) / w.group;
     for (int64_t n = first; n < last; n++, out += w.columns) {
         const int64_t panel = n / kPanel, lane = n % kPanel;
         const uint8_t *codes = (const uint8_t *)w.data + panel * kPanel * w.stride + 4 * lane;
         for (int64_t k = 0; k < w.columns; k += kBlock, codes += kPanel * kBlock / 2) {
-            const int64_t at = 2 * (panel * groups + k / w.group) * kPanel + lane;
-            const float scale = number(w.scale, at), zero = number(w.scale, at + kPanel);
+            const Bf16 *scales = (const Bf16 *)w.scale.data + 2 * (panel * groups + k / w.group) * kPanel + lane;
+            const float scale = widen(scales[0]), zero = widen(scales[kPanel]);
             uint8_t both[kBlock / 2];
             for (int j = 0; j < 4; j++) __builtin_memcpy(both + 4 * j, codes + j * 4 * kPanel, 4);
-            uint16_t whole[kBlock];
-            for (int i = 0; i < kBlock / 2; i++) whole[i] = to_bf16(float(int(both[i] & 15) - 8) * scale + zero).bits;
-            for (int i = 0; i < kBlock / 2; i++)
-                whole[kBlock / 2 + i] = to_bf16(float(int(both[i] >> 4) - 8) * scale + zero).bits;
+            int8_t low[kBlock / 2], high[kBlock / 2];
+            for (int i = 0; i < kBlock / 2; i++) low[i] = int8_t((both[i] & 15) - 8), high[i] = int8_t((both[i] >> 4) - 8);
             const int64_t left = w.columns - k;
-            __builtin_memcpy(out + k, whole, size_t(left < kBlock ? left : kBlock) * 2);
+            uint16_t part[kBlock], *whole = left < kBlock ? part : out + k;
+            unpack_half(low, scale, zero, whole);
+            unpack_half(high, scale, zero, whole + kBlock / 2);
+            if (left < kBlock) __builtin_memcpy(out + k, part, size_t(left) * 2);
         }
     }
 }
