@@ -43,7 +43,7 @@ from engine.variant import Variant, build_variant  # noqa: E402
 
 PROMPT = 8
 OURS = ("fp32", "bf16", "fp16", "int8", "int8-dynamic:head=int8", "int8-weight:head=int8", "int4",
-        "int4-weight:head=int8", "int4-weight:head=int4")
+        "int4-weight:head=int8", "int4-weight:head=int4", "int4-weight:group=64:head=int4")
 TRANSFORMERS = ("fp32", "bf16")
 LLAMA = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 # (ours, peer): the comparisons printed below the table.
@@ -51,7 +51,8 @@ PAIRS = {
     "tg": (("fp32", "transformers fp32"), ("bf16", "transformers bf16"), ("fp16", "transformers bf16"),
            *((name, f"transformers {t}") for name in OURS[3:] for t in TRANSFORMERS),
            ("fp32", "llama.cpp F32"), ("bf16", "llama.cpp BF16"), ("fp16", "llama.cpp F16"),
-           ("int8-dynamic:head=int8", "llama.cpp Q8_0"), ("int4-weight:head=int4", "llama.cpp Q4_0")),
+           ("int8-dynamic:head=int8", "llama.cpp Q8_0"), ("int4-weight:head=int4", "llama.cpp Q4_0"),
+           ("int4-weight:group=64:head=int4", "llama.cpp Q4_0")),  # 4.5 bits a weight, as Q4_0 takes
     "pp": (("fp32", "llama.cpp F32"), ("bf16", "llama.cpp BF16"), ("bf16", "llama.cpp F16"),
            ("fp16", "llama.cpp F16"), ("int8", "llama.cpp Q8_0"), ("int4", "llama.cpp Q4_0"),
            ("fp32", "transformers fp32"), ("bf16", "transformers bf16")),

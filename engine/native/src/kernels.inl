@@ -50,6 +50,17 @@ void put(float *p, F v, int64_t left) {
     else Lanes::store_part(p, v, int(left));
 }
 
+// The sum over the lanes of each of N vectors, four at a time.
+template <int N> void totals(const F (&v)[N], float (&out)[N]) {
+    UNROLL for (int i = 0; i < N; i += 4) {
+        const F none = Lanes::set(0.0f);
+        float four[4];
+        Lanes::sum_four(v[i], i + 1 < N ? v[i + 1] : none, i + 2 < N ? v[i + 2] : none, i + 3 < N ? v[i + 3] : none, four);
+        UNROLL for (int j = 0; j < 4; j++)
+            if (i + j < N) out[i + j] = four[j];
+    }
+}
+
 // e^x to about one unit in the last place: 2^n e^r with |r| <= ln 2 / 2 and e^r by its Taylor series.
 F exponential(F x) {
     x = Lanes::min(Lanes::max(x, Lanes::set(-87.0f)), Lanes::set(88.0f));
@@ -120,28 +131,32 @@ template <class E, int R, int T>
 void float_rows(const dyno_matrix &w, int64_t n, int64_t apart, const float *x, int64_t padded, float *y, int64_t stride,
                 bool add) {
     const E *row[R];
-    F sums[R][T];
+    F sums[R * T];
     UNROLL for (int r = 0; r < R; r++) {
         row[r] = (const E *)((const char *)w.data + (n + r * apart) * w.stride);
-        UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::set(0.0f);
+        UNROLL for (int t = 0; t < T; t++) sums[r * T + t] = Lanes::set(0.0f);
     }
     int64_t k = 0;
     for (; k + W <= w.columns; k += W) {
         UNROLL for (int r = 0; r < R; r++) {
             const F weight = Lanes::load(row[r] + k);
-            UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r][t]);
+            UNROLL for (int t = 0; t < T; t++)
+                sums[r * T + t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r * T + t]);
         }
     }
     if (k < w.columns) {
         UNROLL for (int r = 0; r < R; r++) {
             const F weight = Lanes::load_part(row[r] + k, int(w.columns - k));
-            UNROLL for (int t = 0; t < T; t++) sums[r][t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r][t]);
+            UNROLL for (int t = 0; t < T; t++)
+                sums[r * T + t] = Lanes::fma(weight, Lanes::load(x + t * padded + k), sums[r * T + t]);
         }
     }
+    float total[R * T];
+    totals(sums, total);
     UNROLL for (int r = 0; r < R; r++) {
         const int64_t at = n + r * apart;
         const float scale = w.scale.data ? number(w.scale, at) : 1.0f;
-        UNROLL for (int t = 0; t < T; t++) finish(w, at, Lanes::sum(sums[r][t]) * scale, y + t * stride + at, add);
+        UNROLL for (int t = 0; t < T; t++) finish(w, at, total[r * T + t] * scale, y + t * stride + at, add);
     }
 }
 
@@ -351,20 +366,95 @@ void activate(float *gate, const float *up, int64_t size, int64_t kind) {
 
 // ------------------------------------------------------------------------------------------------------ attention
 
-template <class E, int Q> void scores_of(const AttentionTask &task, int64_t first_query, float *scores) {
+// Scores of N positions from p on, all queries together.
+template <class E, int Q, int N>
+void scores_at(const AttentionTask &task, int64_t first_query, int64_t p, float *scores) {
     const int64_t size = task.size, count = task.last - task.first;
-    for (int64_t p = 0; p < count; p++) {
-        const E *key = (const E *)task.keys + (task.first + p) * size;
-        F sums[Q];
-        UNROLL for (int r = 0; r < Q; r++) sums[r] = Lanes::set(0.0f);
-        for (int64_t i = 0; i < size; i += W) {
-            const F k = part(key + i, size - i);
-            UNROLL for (int r = 0; r < Q; r++)
-                sums[r] = Lanes::fma(k, part(task.q + (first_query + r) * size + i, size - i), sums[r]);
+    const E *key = (const E *)task.keys + (task.first + p) * size;
+    F sums[Q * N];
+    UNROLL for (int i = 0; i < Q * N; i++) sums[i] = Lanes::set(0.0f);
+    for (int64_t i = 0; i < size; i += W) {
+        F q[Q];
+        UNROLL for (int r = 0; r < Q; r++) q[r] = part(task.q + (first_query + r) * size + i, size - i);
+        UNROLL for (int j = 0; j < N; j++) {
+            const F k = part(key + j * size + i, size - i);
+            UNROLL for (int r = 0; r < Q; r++) sums[r * N + j] = Lanes::fma(k, q[r], sums[r * N + j]);
         }
-        const float scale = task.key_scale ? task.key_scale[task.first + p] : 1.0f;
-        UNROLL for (int r = 0; r < Q; r++) scores[r * count + p] = Lanes::sum(sums[r]) * scale;
     }
+    float total[Q * N];
+    totals(sums, total);
+    UNROLL for (int j = 0; j < N; j++) {
+        const float scale = task.key_scale ? task.key_scale[task.first + p + j] : 1.0f;
+        UNROLL for (int r = 0; r < Q; r++) scores[r * count + p + j] = total[r * N + j] * scale;
+    }
+}
+
+template <class E, int Q> void scores_of(const AttentionTask &task, int64_t first_query, float *scores) {
+    constexpr int N = sizeof(E) == 4 ? 1 : 4;  // fp32 keys are read fastest one after the other
+    const int64_t count = task.last - task.first;
+    int64_t p = 0;
+    for (; p + N <= count; p += N) scores_at<E, Q, N>(task, first_query, p, scores);
+    for (; p < count; p++) scores_at<E, Q, 1>(task, first_query, p, scores);
+}
+
+constexpr int kLongestQuery = 256;  // up to which a query fits the room below
+
+// A query in 15 bits, for products with int8 keys in whole numbers: q = (128 high + low) scale.
+struct Query {
+    int8_t high[kLongestQuery], low[kLongestQuery];  // filled up with zeros to whole vectors
+    I from_high, from_low;  // what sums start from, so that dot_i8 needs no correction
+    float scale;
+
+    void set(const float *q, int64_t size) {
+        const float most = largest(q, size) * (1.0f / (127 * 128));
+        scale = most > 1e-30f ? most : 1e-30f;
+        from_high = from_low = Lanes::zero();
+        const int64_t filled = (size + 4 * W - 1) / (4 * W) * (4 * W);
+        for (int64_t i = 0; i < filled; i += W) {
+            const F x = i < size ? part(q + i, size - i) : Lanes::set(0.0f);
+            const F whole = Lanes::round(Lanes::div(x, Lanes::set(scale)));
+            const F upper = Lanes::round(Lanes::mul(whole, Lanes::set(1.0f / 128)));
+            Lanes::store_i8(high + i, upper);
+            Lanes::store_i8(low + i, Lanes::fma(upper, Lanes::set(-128.0f), whole));
+        }
+        for (int64_t i = 0; i < filled; i += 4 * W) {
+            from_high = Lanes::sub_i32(from_high, Lanes::dot_i8(Lanes::zero(), Lanes::zero(), Lanes::bytes(high + i)));
+            from_low = Lanes::sub_i32(from_low, Lanes::dot_i8(Lanes::zero(), Lanes::zero(), Lanes::bytes(low + i)));
+        }
+    }
+};
+
+template <int Q, int N> void scores_i8_at(const AttentionTask &task, const Query (&query)[Q], int64_t p, float *scores) {
+    const int64_t size = task.size, count = task.last - task.first;
+    F sums[Q * N];
+    UNROLL for (int j = 0; j < N; j++) {
+        const int8_t *key = (const int8_t *)task.keys + (task.first + p + j) * size;
+        I high[Q], low[Q];
+        UNROLL for (int r = 0; r < Q; r++) high[r] = query[r].from_high, low[r] = query[r].from_low;
+        for (int64_t i = 0; i < size; i += 4 * W) {
+            const I k = size - i >= 4 * W ? Lanes::bytes(key + i) : Lanes::bytes_part(key + i, int(size - i));
+            UNROLL for (int r = 0; r < Q; r++) {
+                high[r] = Lanes::dot_i8(high[r], k, Lanes::bytes(query[r].high + i));
+                low[r] = Lanes::dot_i8(low[r], k, Lanes::bytes(query[r].low + i));
+            }
+        }
+        UNROLL for (int r = 0; r < Q; r++)
+            sums[r * N + j] = Lanes::fma(Lanes::to_float(high[r]), Lanes::set(128.0f), Lanes::to_float(low[r]));
+    }
+    float total[Q * N];
+    totals(sums, total);
+    UNROLL for (int r = 0; r < Q; r++)
+        UNROLL for (int j = 0; j < N; j++)
+            scores[r * count + p + j] = total[r * N + j] * query[r].scale * task.key_scale[task.first + p + j];
+}
+
+template <int Q> void scores_i8(const AttentionTask &task, int64_t first_query, float *scores) {
+    const int64_t count = task.last - task.first;
+    Query query[Q];
+    for (int r = 0; r < Q; r++) query[r].set(task.q + (first_query + r) * task.size, task.size);
+    int64_t p = 0;
+    for (; p + 4 <= count; p += 4) scores_i8_at<Q, 4>(task, query, p, scores);
+    for (; p < count; p++) scores_i8_at<Q, 1>(task, query, p, scores);
 }
 
 constexpr int kSlice = 4;  // vectors of a value summed at a time
@@ -398,7 +488,8 @@ template <class E, int Q> void values_of(const AttentionTask &task, const float 
 template <class E, int Q> void attend_together(const AttentionTask &task, int64_t q) {
     const int64_t size = task.size, count = task.last - task.first;
     float *out = task.out + q * task.out_stride;
-    scores_of<E, Q>(task, q, task.scores);
+    if (sizeof(E) == 1 && size <= kLongestQuery) scores_i8<Q>(task, q, task.scores);
+    else scores_of<E, Q>(task, q, task.scores);
     for (int r = 0; r < Q; r++) {
         float *s = task.scores + r * count;
         F most = Lanes::set(s[0]);

@@ -44,6 +44,13 @@ struct Lanes {
         half = _mm_add_ps(half, _mm_movehl_ps(half, half));
         return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
     }
+    // The sums of four vectors. Lanes are added in the same order for each.
+    static void sum_four(F a, F b, F c, F d, float *out) {
+        const F ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        const F cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        const F all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+    }
     static float maximum(F v) {
         __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         half = _mm_max_ps(half, _mm_movehl_ps(half, half));
@@ -71,6 +78,7 @@ struct Lanes {
     }
     static I dot_i8(I sum, I w, I x) { return dot_u8(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
     static I add_i32(I a, I b) { return _mm256_add_epi32(a, b); }
+    static I sub_i32(I a, I b) { return _mm256_sub_epi32(a, b); }
     static int32_t sum_i32(I v) {
         __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
         half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));

@@ -38,6 +38,14 @@ struct Lanes {
         quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
         return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
     }
+    // The sums of four vectors. Lanes are added in the same order for each.
+    static void sum_four(F a, F b, F c, F d, float *out) {
+        const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        const F all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    }
     static float maximum(F v) { return _mm512_reduce_max_ps(v); }
 
     static I zero() { return _mm512_setzero_si512(); }
@@ -54,6 +62,7 @@ struct Lanes {
     static I dot_u8(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
     static I dot_i8(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x); }
     static I add_i32(I a, I b) { return _mm512_add_epi32(a, b); }
+    static I sub_i32(I a, I b) { return _mm512_sub_epi32(a, b); }
     static int32_t sum_i32(I v) { return _mm512_reduce_add_epi32(v); }
     static F to_float(I v) { return _mm512_cvtepi32_ps(v); }
     static void store_i8(int8_t *p, F whole) { _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(whole))); }

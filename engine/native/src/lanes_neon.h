@@ -40,6 +40,7 @@ struct Lanes {
     static F round(F a) { return vrndnq_f32(a); }
     static F power2(F n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }
     static float sum(F v) { return vaddvq_f32(v); }
+    static void sum_four(F a, F b, F c, F d, float *out) { vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))); }
     static float maximum(F v) { return vmaxvq_f32(v); }
 
     static I zero() { return vdupq_n_s32(0); }
@@ -60,6 +61,7 @@ struct Lanes {
     static I dot_u8(I sum, I w, I x) { return dot_i8(sum, w, x); }  // codes up to 15 are the same in both
     static I dot_i8(I sum, I w, I x) { return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x)); }
     static I add_i32(I a, I b) { return vaddq_s32(a, b); }
+    static I sub_i32(I a, I b) { return vsubq_s32(a, b); }
     static int32_t sum_i32(I v) { return vaddvq_s32(v); }
     static F to_float(I v) { return vcvtq_f32_s32(v); }
     static void store_i8(int8_t *p, F whole) {

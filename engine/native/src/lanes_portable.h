@@ -30,6 +30,9 @@ struct Lanes {
     static F round(F a) { return each(a, a, [](float x, float) { return rintf(x); }); }
     static F power2(F n) { return each(n, n, [](float x, float) { return from_bits(uint32_t(int32_t(x) + 127) << 23); }); }
     static float sum(F a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+    static void sum_four(F a, F b, F c, F d, float *out) {
+        out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+    }
     static float maximum(F a) {
         const float left = a.v[0] > a.v[1] ? a.v[0] : a.v[1], right = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
         return left > right ? left : right;
@@ -75,6 +78,13 @@ struct Lanes {
         __builtin_memcpy(s, a.b, 16);
         __builtin_memcpy(t, b.b, 16);
         for (int i = 0; i < 4; i++) s[i] += t[i];
+        return bytes(s);
+    }
+    static I sub_i32(I a, I b) {
+        int32_t s[4], t[4];
+        __builtin_memcpy(s, a.b, 16);
+        __builtin_memcpy(t, b.b, 16);
+        for (int i = 0; i < 4; i++) s[i] -= t[i];
         return bytes(s);
     }
     static int32_t sum_i32(I v) {
