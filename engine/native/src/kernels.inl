@@ -399,27 +399,30 @@ template <class E, int Q> void scores_of(const AttentionTask &task, int64_t firs
 
 constexpr int kLongestQuery = 256;  // up to which a query fits the room below
 
-// A query in 15 bits, for products with int8 keys in whole numbers: q = (128 high + low) scale.
+// A query in 22 bits, for products with int8 keys in whole numbers that are as good as fp32's:
+// q = (2^14 high + 2^7 middle + low) scale.
 struct Query {
-    int8_t high[kLongestQuery], low[kLongestQuery];  // filled up with zeros to whole vectors
-    I from_high, from_low;  // what sums start from, so that dot_i8 needs no correction
+    int8_t code[3][kLongestQuery];  // filled up with zeros to whole vectors
+    I from[3];  // what sums start from, so that dot_i8 needs no correction
     float scale;
 
     void set(const float *q, int64_t size) {
-        const float most = largest(q, size) * (1.0f / (127 * 128));
+        const float most = largest(q, size) * (1.0f / (127 << 14));
         scale = most > 1e-30f ? most : 1e-30f;
-        from_high = from_low = Lanes::zero();
         const int64_t filled = (size + 4 * W - 1) / (4 * W) * (4 * W);
         for (int64_t i = 0; i < filled; i += W) {
-            const F x = i < size ? part(q + i, size - i) : Lanes::set(0.0f);
-            const F whole = Lanes::round(Lanes::div(x, Lanes::set(scale)));
-            const F upper = Lanes::round(Lanes::mul(whole, Lanes::set(1.0f / 128)));
-            Lanes::store_i8(high + i, upper);
-            Lanes::store_i8(low + i, Lanes::fma(upper, Lanes::set(-128.0f), whole));
+            F rest = Lanes::round(Lanes::div(i < size ? part(q + i, size - i) : Lanes::set(0.0f), Lanes::set(scale)));
+            for (int c = 0; c < 3; c++) {
+                const float unit = float(1 << 7 * (2 - c));
+                const F whole = Lanes::round(Lanes::mul(rest, Lanes::set(1 / unit)));
+                Lanes::store_i8(code[c] + i, whole);
+                rest = Lanes::fma(whole, Lanes::set(-unit), rest);
+            }
         }
-        for (int64_t i = 0; i < filled; i += 4 * W) {
-            from_high = Lanes::sub_i32(from_high, Lanes::dot_i8(Lanes::zero(), Lanes::zero(), Lanes::bytes(high + i)));
-            from_low = Lanes::sub_i32(from_low, Lanes::dot_i8(Lanes::zero(), Lanes::zero(), Lanes::bytes(low + i)));
+        for (int c = 0; c < 3; c++) {
+            from[c] = Lanes::zero();
+            for (int64_t i = 0; i < filled; i += 4 * W)
+                from[c] = Lanes::sub_i32(from[c], Lanes::dot_i8(Lanes::zero(), Lanes::zero(), Lanes::bytes(code[c] + i)));
         }
     }
 };
@@ -429,17 +432,18 @@ template <int Q, int N> void scores_i8_at(const AttentionTask &task, const Query
     F sums[Q * N];
     UNROLL for (int j = 0; j < N; j++) {
         const int8_t *key = (const int8_t *)task.keys + (task.first + p + j) * size;
-        I high[Q], low[Q];
-        UNROLL for (int r = 0; r < Q; r++) high[r] = query[r].from_high, low[r] = query[r].from_low;
+        I dots[Q][3];
+        UNROLL for (int r = 0; r < Q; r++)
+            UNROLL for (int c = 0; c < 3; c++) dots[r][c] = query[r].from[c];
         for (int64_t i = 0; i < size; i += 4 * W) {
             const I k = size - i >= 4 * W ? Lanes::bytes(key + i) : Lanes::bytes_part(key + i, int(size - i));
-            UNROLL for (int r = 0; r < Q; r++) {
-                high[r] = Lanes::dot_i8(high[r], k, Lanes::bytes(query[r].high + i));
-                low[r] = Lanes::dot_i8(low[r], k, Lanes::bytes(query[r].low + i));
-            }
+            UNROLL for (int r = 0; r < Q; r++)
+                UNROLL for (int c = 0; c < 3; c++) dots[r][c] = Lanes::dot_i8(dots[r][c], k, Lanes::bytes(query[r].code[c] + i));
         }
-        UNROLL for (int r = 0; r < Q; r++)
-            sums[r * N + j] = Lanes::fma(Lanes::to_float(high[r]), Lanes::set(128.0f), Lanes::to_float(low[r]));
+        UNROLL for (int r = 0; r < Q; r++) {
+            const F low = Lanes::fma(Lanes::to_float(dots[r][1]), Lanes::set(1 << 7), Lanes::to_float(dots[r][2]));
+            sums[r * N + j] = Lanes::fma(Lanes::to_float(dots[r][0]), Lanes::set(1 << 14), low);
+        }
     }
     float total[Q * N];
     totals(sums, total);
