@@ -7,12 +7,15 @@ and log lines. It knows options, never tensors.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.errors import DynoError
@@ -119,21 +122,20 @@ def load_presets(folder: Path = RECIPES) -> tuple[Preset, ...]:
     return tuple(preset for _, preset in sorted(presets, key=lambda item: item[0]))
 
 
-def parse_recipe(text: str) -> Recipe:
-    """A recipe from the command line: a preset's name, a JSON file, or options such as
-    "prune-l1:amount=0.3,precision:dtype=bf16" (preset names may stand among them)."""
-    presets = {preset.name: preset.recipe for preset in load_presets()}
-    if text in presets:
-        return presets[text]
-    path = Path(text)
-    if path.suffix == ".json" or os.path.isfile(text):
-        try:
-            return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise DynoError(f"The recipe {text} cannot be read: {error}.", "Check the file's name.") from error
-    recipe = Recipe()
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        added = presets[item].options if item in presets else (_inline(item, presets),)
+def parse_recipe(text: str, saved: Mapping[str, Recipe] = MappingProxyType({})) -> Recipe:
+    """A recipe from the command line: parts with commas between them, each a preset's name, a JSON file, or options
+    such as "prune-l1:amount=0.3". saved: the user's own presets by name; one that ships with the app goes first.
+
+    Raises DynoError for a part that is none of these, or a technique that stands in two of them.
+    """
+    named = {name.casefold(): recipe for name, recipe in saved.items()}
+    named |= {preset.name: preset.recipe for preset in load_presets()}
+    parts, recipe, at = text.split(","), Recipe(), 0
+    while at < len(parts):
+        # A name or a path may have commas of its own: the longest run of parts that is one is taken.
+        found = ((end, options) for end in range(len(parts), at, -1)
+                 if (options := _whole(",".join(parts[at:end]).strip(), named)) is not None)
+        at, added = next(found, None) or (at + 1, (_inline(parts[at].strip(), (*saved, *named)),))
         for options in added:
             if recipe.get(options.key) is not None:
                 raise DynoError(f"The recipe names {options.key} twice.", "Keep one of the two.")
@@ -141,11 +143,37 @@ def parse_recipe(text: str) -> Recipe:
     return recipe
 
 
-def _inline(item: str, presets: dict[str, Recipe]) -> Options:
+def _whole(text: str, named: Mapping[str, Recipe]) -> tuple[Options, ...] | None:
+    """The options of a preset or a file of this name; None where there is neither."""
+    if not text:
+        return ()
+    if text.casefold() in named:
+        return named[text.casefold()].options
+    if os.path.isfile(text) or ("," not in text and text.casefold().endswith(".json")):
+        return _from_file(Path(text)).options
+    return None
+
+
+def _from_file(path: Path) -> Recipe:
+    try:
+        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DynoError(f"There is no file {path}.", "Check the file's name.") from error
+    except OSError as error:
+        raise DynoError(f"{path} cannot be read: {error.strerror or error}.",
+                        "Check the file and its permissions.") from error
+    except ValueError as error:
+        raise DynoError(f"{path} is not a recipe: it is not JSON.",
+                        "Choose a file that was exported from the techniques panel.") from error
+
+
+def _inline(item: str, presets: Iterable[str]) -> Options:
     key, *pairs = item.split(":")
     if technique(key) is None:
-        raise DynoError(f"There is no preset or technique {key!r}.",
-                        f"Presets: {', '.join(presets)}. Techniques: {', '.join(t.key for t in all_techniques())}.")
+        names = {name.casefold(): name for name in (*(t.key for t in all_techniques()), *presets)}
+        near = [names[name] for name in difflib.get_close_matches(key.casefold(), names, n=3)]
+        meant = f"Did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+        raise DynoError(f"There is no preset or technique {key[:60]!r}.", f"{meant}`main.py recipes` lists them all.")
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, value = pair.partition("=")

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import DynoError
 from engine.recipe import Recipe, load_presets
+from engine.techniques import technique
 
 NAME_LENGTH = 50  # letters; a file name takes 255 bytes, and a letter up to four
 _NOT_IN_FILE_NAMES = '<>:"/\\|?*'
@@ -135,7 +136,11 @@ def _allowed(name: str) -> str:
     name = _clean(name)
     if not name:
         raise DynoError("A preset needs a name.", "Write a few letters.")
-    if any(preset.title.casefold() == name.casefold() for preset in load_presets()):
+    # Its name on the command line counts too, and so do the techniques': there they are what the name would mean.
+    shipped = {word.casefold() for preset in load_presets() for word in (preset.title, preset.name)}
+    if technique(name.casefold()) is not None:
+        raise DynoError(f"“{name}” is a technique's name on the command line.", "Choose another name.")
+    if name.casefold() in shipped:
         raise DynoError(f"“{name}” is a preset that ships with the app.", "Choose another name.")
     return name
 

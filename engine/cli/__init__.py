@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from engine.cli import bench, compare, doctor, explain, generate, perplexity, runs
+from engine.cli import bench, compare, doctor, explain, generate, perplexity, recipes, runs
 from engine.errors import DynoError
 
-_COMMANDS = (generate, bench, compare, perplexity, runs, explain, doctor)
+_COMMANDS = (generate, bench, compare, perplexity, runs, recipes, explain, doctor)
 
 
 def run(arguments: Sequence[str]) -> int:

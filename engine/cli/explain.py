@@ -7,8 +7,8 @@ import dataclasses
 import json
 
 from engine.cli.client import Client, add_model
+from engine.cli.recipes import named_recipe
 from engine.messages import Explain
-from engine.recipe import parse_recipe
 
 HELP = "say where a token's time goes, and why it isn't less"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
-    recipe = parse_recipe(options.recipe)
+    recipe = named_recipe(options.recipe)
     client = Client(quiet=options.quiet)
     try:
         client.set_threads(options.threads)

@@ -7,9 +7,9 @@ import json
 import sys
 
 from engine.cli.client import Client, add_model, write
+from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
 from engine.messages import ChatMessage, Generate, Sampling
-from engine.recipe import parse_recipe
 
 HELP = "generate a reply and print it"
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     default = Sampling()
     parser.add_argument("--recipe", default="fp32",
-                        help='preset, JSON file, or options such as "neurons-30,precision:dtype=bf16" (default: fp32)')
+                        help=f"{RECIPE_HELP} (default: fp32)")
     parser.add_argument("--prompt", required=True,
                         help="what to answer (- reads standard input); a model without a chat template continues it")
     parser.add_argument("--system", help="system prompt")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
-    recipe = parse_recipe(options.recipe)
+    recipe = named_recipe(options.recipe)
     client = Client(quiet=options.quiet)
     try:
         client.set_threads(options.threads)

@@ -8,25 +8,24 @@ import sys
 from engine.bench.results import FORMATS, Writer
 from engine.bench.texts import open_text
 from engine.cli.client import Client, add_model, write
+from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, QualityTest, SpeedTest
 from engine.messages import RunBenchmark
 from engine.paths import benchmark_history
-from engine.recipe import Recipe, parse_recipe
-
-_RECIPE = 'preset, JSON file, or options such as "neurons-30,precision:dtype=bf16"'
+from engine.recipe import Recipe
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """--recipe, once, and what goes with a model."""
     add_model(parser)
-    parser.add_argument("--recipe", default="fp32", help=f"{_RECIPE} (default: fp32)")
+    parser.add_argument("--recipe", default="fp32", help=f"{RECIPE_HELP} (default: fp32)")
 
 
 def add_recipes(parser: argparse.ArgumentParser, note: str) -> None:
     """--recipe, repeatable, and what goes with a model."""
     add_model(parser)
-    parser.add_argument("--recipe", action="append", default=[], help=f"{_RECIPE}; {note}")
+    parser.add_argument("--recipe", action="append", default=[], help=f"{RECIPE_HELP}; {note}")
 
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def add_history(parser: argparse.ArgumentParser) -> None:
 
 def recipes(options: argparse.Namespace) -> tuple[Recipe, ...]:
     """The recipes that were named. Raises DynoError."""
-    return tuple(parse_recipe(text) for text in options.recipe) or (Recipe(),)
+    return tuple(named_recipe(text) for text in options.recipe) or (Recipe(),)
 
 
 def speed_tests(options: argparse.Namespace) -> tuple[SpeedTest, ...]:

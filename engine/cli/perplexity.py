@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from engine.cli.measuring import add_history, add_output, add_recipe, add_text_shape, run_plan
+from engine.cli.recipes import named_recipe
 from engine.measurements import BenchPlan, QualityTest
-from engine.recipe import parse_recipe
 
 HELP = "score a text: perplexity, bits per byte, and divergence from a base recipe"
 
@@ -24,6 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
-    base = (parse_recipe(options.against),) if options.against else ()
+    base = (named_recipe(options.against),) if options.against else ()
     test = QualityTest(options.text, options.context, options.stride, options.chunks)
-    return run_plan(options, BenchPlan((*base, parse_recipe(options.recipe)), quality=test))
+    return run_plan(options, BenchPlan((*base, named_recipe(options.recipe)), quality=test))

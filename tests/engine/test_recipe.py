@@ -13,6 +13,7 @@ import pytest
 
 from engine.errors import DynoError
 from engine.recipe import Recipe, load_presets, make_options, parse_recipe
+from engine.recipe_files import list_recipes, rename_recipe, save_recipe
 from engine.techniques import all_techniques
 from engine.techniques.autocast import AutocastOptions
 from engine.techniques.int8_dynamic import Int8DynamicOptions
@@ -94,7 +95,7 @@ def test_techniques_that_exclude_each_other_are_refused_with_the_remedy() -> Non
     ("nonsense", "nonsense"), ("prune-l1:amount=2", "outside 0 to 0.95"), ("prune-l1:amount=-0.1", "outside"),
     ("prune-l1:amount=nan", "outside"), ("prune-l1:amount=lots", "not a number"), ("prune-l1:amount", "not a number"),
     ("prune-l1:share=0.5", "no option 'share'"), ("precision:dtype=int4", "not a choice"), ("bf16,fp16", "twice"),
-    ("l1-50,prune-l1:amount=0.1", "twice"), ("autocast-bf16,bf16", "Autocast"), ("missing.json", "cannot be read"),
+    ("l1-50,prune-l1:amount=0.1", "twice"), ("autocast-bf16,bf16", "Autocast"), ("missing.json", "no file missing.json"),
     ("x" * 5000, "no preset"), ("a\0b", "no preset"), ("/", "no preset"),
 ])
 def test_a_recipe_that_cannot_be_is_refused_with_a_hint(text: str, words: str) -> None:
@@ -132,3 +133,36 @@ def test_every_option_describes_itself() -> None:
                 assert meta["low"] <= field.default <= meta["high"]
                 assert meta["unit"] or field.name == "seed"  # the one number that measures nothing
         assert make_options(technique.key, {}) == technique.options_type()
+
+
+def test_a_file_takes_more_techniques_stacked_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine, the second.json"
+    path.write_text(json.dumps(parse_recipe("int8").to_json()), encoding="utf-8")
+    assert parse_recipe(f"{path},kv-int8") == parse_recipe("int8,kv-int8") == parse_recipe(f"kv-int8,{path}")
+
+
+def test_a_saved_preset_is_named_like_one_that_ships_and_never_hides_it() -> None:
+    saved = {"Small, for trains": parse_recipe("l1-50"), "int8": parse_recipe("bf16")}
+    assert parse_recipe("small, FOR trains,kv-int8", saved) == parse_recipe("l1-50,kv-int8")
+    assert parse_recipe("int8", saved) == parse_recipe("int8")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_ones_in_a_short_sentence() -> None:
+    with pytest.raises(DynoError) as caught:
+        parse_recipe("prune-l2")
+    assert "Did you mean prune-l1" in caught.value.hint and len(str(caught.value)) < 160
+
+
+def test_a_missing_file_is_one_clean_sentence() -> None:
+    with pytest.raises(DynoError) as caught:
+        parse_recipe("nowhere.json")
+    assert str(caught.value) == "There is no file nowhere.json. Check the file's name."
+
+
+@pytest.mark.parametrize("name", ["int8", "INT8-weight-only", "prune-l1"])
+def test_a_saved_preset_cannot_take_a_name_that_means_something_else(tmp_path: Path, name: str) -> None:
+    saved = save_recipe(tmp_path, "mine", parse_recipe("bf16"))
+    for attempt in (lambda: save_recipe(tmp_path, name, Recipe()), lambda: rename_recipe(saved, name)):
+        with pytest.raises(DynoError, match="Choose another name"):
+            attempt()
+    assert [s.name for s in list_recipes(tmp_path)[0]] == ["mine"]
