@@ -95,7 +95,7 @@ def test_techniques_that_exclude_each_other_are_refused_with_the_remedy() -> Non
     ("nonsense", "nonsense"), ("prune-l1:amount=2", "outside 0 to 0.95"), ("prune-l1:amount=-0.1", "outside"),
     ("prune-l1:amount=nan", "outside"), ("prune-l1:amount=lots", "not a number"), ("prune-l1:amount", "not a number"),
     ("prune-l1:share=0.5", "no option 'share'"), ("precision:dtype=int4", "not a choice"), ("bf16,fp16", "twice"),
-    ("l1-50,prune-l1:amount=0.1", "twice"), ("autocast-bf16,bf16", "Autocast"), ("missing.json", "no file missing.json"),
+    ("l1-50,prune-l1:amount=0.1", "twice"), ("autocast-bf16,bf16", "Autocast"), ("missing.json", "no file"),
     ("x" * 5000, "no preset"), ("a\0b", "no preset"), ("/", "no preset"),
 ])
 def test_a_recipe_that_cannot_be_is_refused_with_a_hint(text: str, words: str) -> None:
