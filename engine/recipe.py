@@ -133,8 +133,8 @@ def parse_recipe(text: str, saved: Mapping[str, Recipe] = MappingProxyType({})) 
     parts, recipe, at = text.split(","), Recipe(), 0
     while at < len(parts):
         # A name or a path may have commas of its own: the longest run of parts that is one is taken.
-        found = ((end, options) for end in range(len(parts), at, -1)
-                 if (options := _whole(",".join(parts[at:end]).strip(), named)) is not None)
+        found = ((end, whole) for end in range(len(parts), at, -1)
+                 if (whole := _whole(",".join(parts[at:end]).strip(), named)) is not None)
         at, added = next(found, None) or (at + 1, (_inline(parts[at].strip(), (*saved, *named)),))
         for options in added:
             if recipe.get(options.key) is not None:
