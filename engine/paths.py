@@ -35,6 +35,6 @@ def user_data() -> Path:
     return folder
 
 
-def benchmark_history() -> Path:
-    """The database of benchmark runs, in the user's data folder. Raises DynoError."""
-    return user_data() / "benchmarks.sqlite"
+def benchmark_history(folder: Path | None = None) -> Path:
+    """The database of benchmark runs, in the user's data folder unless told another. Raises DynoError."""
+    return (folder or user_data()) / "benchmarks.sqlite"

@@ -1,4 +1,4 @@
-"""Rows as text: table, json, jsonl, csv, md and sql, all from the fields of BenchRow.
+"""Rows as text: table, json, jsonl, csv, md, sql and html, all from the fields of BenchRow.
 
 A writer takes rows as they come: line formats print at once, the table and json at the end, when widths and brackets
 are known. It knows neither a terminal nor a file.
@@ -17,7 +17,7 @@ from typing import Any
 from engine.errors import DynoError
 from engine.measurements import BenchRow
 
-FORMATS = ("table", "json", "jsonl", "csv", "md", "sql")
+FORMATS = ("table", "json", "jsonl", "csv", "md", "sql", "html")
 SQL_TABLE = "gpt_dyno_bench"
 FIELDS = dataclasses.fields(BenchRow)
 
@@ -50,6 +50,10 @@ class Writer:
             self._out(table(self._rows))
         elif self._output == "md":
             self._out(table(self._rows, markdown=True))
+        elif self._output == "html":
+            from engine.bench.report import to_html  # the report is made of these tables
+
+            self._out(to_html(self._rows))
 
 
 def render(rows: Sequence[BenchRow], output: str) -> str:
@@ -118,18 +122,29 @@ def table(rows: Sequence[BenchRow], markdown: bool = False) -> str:
     """The fields marked for tables that some row has, each row a line; failures and disturbances beneath."""
     if not rows:
         return "Nothing was measured.\n"
-    shown = [f for f in FIELDS if f.metadata["table"] and any(_cell(row, f) for row in rows)]
-    grid = [[f.metadata["heading"] for f in shown], *([_cell(row, f) for f in shown] for row in rows)]
+    shown, cells = grid(rows)
+    written = [[f.metadata["heading"] for f in shown], *cells]
     if markdown:
-        words = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in grid]
+        words = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in written]
         rule = "|" + "|".join(" --- " if f.type == "str" else " ---: " for f in shown) + "|"
         lines = [words[0], rule, *words[1:]]
     else:
-        widths = [max(len(line[i]) for line in grid) for i in range(len(shown))]
+        widths = [max(len(line[i]) for line in written) for i in range(len(shown))]
         lines = ["  ".join(cell.ljust(width) if f.type == "str" else cell.rjust(width)
-                           for cell, width, f in zip(line, widths, shown, strict=True)).rstrip() for line in grid]
-    notes = _notes(rows)
-    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+                           for cell, width, f in zip(line, widths, shown, strict=True)).rstrip() for line in written]
+    beneath = notes(rows)
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(beneath) + "\n" if beneath else "")
+
+
+def grid(rows: Sequence[BenchRow]) -> tuple[list[dataclasses.Field[Any]], list[list[str]]]:
+    """The fields marked for tables that some row has, and each row's cells under them."""
+    shown = [f for f in FIELDS if f.metadata["table"] and any(_cell(row, f) for row in rows)]
+    return shown, [[_cell(row, f) for f in shown] for row in rows]
+
+
+def notes(rows: Sequence[BenchRow]) -> list[str]:
+    """Lines beneath a table of one row or more: model and machine, failures, disturbances."""
+    return _notes(rows)
 
 
 def _notes(rows: Sequence[BenchRow]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
 from PySide6.QtWidgets import QWidget
 
+from engine.messages import BenchStarted, Cancelled, Event, Failed, Finished
 from gui.context import AppContext, Dock
 
 
@@ -12,7 +13,20 @@ def make(context: AppContext) -> QWidget:
     """The dock's content."""
     from gui.monitor.panel import MonitorPanel
 
-    return MonitorPanel(context.monitor, context.settings)
+    panel = MonitorPanel(context.monitor, context.settings)
+    measuring: set[int] = set()
+
+    def follow(event: Event) -> None:
+        """Drawing takes the processor from what is being timed."""
+        if isinstance(event, BenchStarted):
+            measuring.add(event.job_id)
+            panel.hold(True)
+        elif isinstance(event, (Finished, Cancelled, Failed)) and event.job_id in measuring:
+            measuring.discard(event.job_id)
+            panel.hold(False)
+
+    context.bridge.received.connect(follow)
+    return panel
 
 
 DOCK = Dock("monitor", str(QT_TRANSLATE_NOOP("docks", "Monitor")), Qt.DockWidgetArea.BottomDockWidgetArea, make)

@@ -39,6 +39,7 @@ class MonitorPanel(QWidget):
 
     def __init__(self, monitor: Monitor, settings: Settings, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._held = False
         self.setAccessibleName(self.tr("Monitor"))
         self._monitor, self._settings = monitor, settings
         remembered_s = settings.get("monitor/window_s", WINDOWS_S[0])
@@ -97,7 +98,7 @@ class MonitorPanel(QWidget):
 
     def refresh(self) -> None:
         """Look at the monitor and draw; does nothing when no sample is new."""
-        if self.footer.pause.isChecked():
+        if self._held or self.footer.pause.isChecked():
             return
         infos, before = self._monitor.series(), self._frame
         news = before is None or infos != before.series
@@ -134,6 +135,9 @@ class MonitorPanel(QWidget):
             self._table.model.take(self._frame)
 
     def _show_notes(self) -> None:
+        if self._held:
+            self.footer.show_notes([self.tr("The charts stand still while the benchmark measures; recording goes on.")])
+            return
         self.footer.show_notes([translated(note) for note in self._monitor.notes()])
 
     def _say(self, text: str) -> None:
@@ -175,6 +179,14 @@ class MonitorPanel(QWidget):
         chart.choose_view(key)
         self._fetch_back()
         self._draw()
+
+    def hold(self, held: bool) -> None:
+        """Stand still while something is measured, and say so; the recording goes on."""
+        self._held = held
+        self._show_notes()
+        self._run_timer()
+        if not held:
+            self.refresh()
 
     def _pause(self, paused: bool) -> None:
         self.menu.pause.setChecked(paused)
@@ -229,7 +241,8 @@ class MonitorPanel(QWidget):
 
     def _run_timer(self) -> None:
         """Refresh only while somebody can see it."""
-        wanted = self.isVisible() and not self.window().isMinimized() and not self.footer.pause.isChecked()
+        still = self._held or self.footer.pause.isChecked()
+        wanted = self.isVisible() and not self.window().isMinimized() and not still
         if wanted and not self.timer.isActive():
             self.timer.start()
         elif not wanted:

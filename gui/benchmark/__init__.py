@@ -1,0 +1,1 @@
+"""The Benchmark page: plans, results, charts, history."""
