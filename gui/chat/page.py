@@ -102,7 +102,7 @@ class ChatPage(QWidget):
         actions.new_chat.connect(self.new_chat)
         actions.search.connect(self.list.search.setFocus)
         actions.compose.connect(self.composer.field.setFocus)
-        actions.export.connect(self.export)
+        actions.export.connect(lambda: self.isVisible() and self.export())
         actions.stop.connect(self.stop)
         actions.closing.connect(self._close)
         self._context.bridge.received.connect(self._on_event)
