@@ -23,6 +23,7 @@ from PySide6.QtWidgets import QApplication  # noqa: E402  the platform is chosen
 from engine.messages import ApplyRecipe  # noqa: E402
 from engine.recipe import parse_recipe  # noqa: E402
 from gui.app import Application  # noqa: E402
+from gui.main_window import MainWindow  # noqa: E402
 from gui.theme import theme  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -57,8 +58,23 @@ def main() -> int:
             theme().set_choice(name)
             pause(app, 1)
             window.grab().save(str(PICTURES / f"chat-{name}.png"))
+        benchmark(app, window)
         application.stop()
     return 0
+
+
+def benchmark(app: QApplication, window: MainWindow) -> None:
+    """Measure the plan that the Benchmark page proposes, and take its charts in both themes."""
+    page = window.pages["benchmark"]
+    window.show_page(list(window.pages).index("benchmark"))
+    until(app, page.start.isEnabled)
+    page.start.click()
+    until(app, lambda: not page.job.busy, 300.0)
+    page.tabs.setCurrentWidget(page.charts)
+    for name in ("light", "dark"):
+        theme().set_choice(name)
+        pause(app, 1)
+        window.grab().save(str(PICTURES / f"benchmark-{name}.png"))
 
 
 def until(app: QApplication, condition: Callable[[], object], timeout_s: float = 60.0) -> None:

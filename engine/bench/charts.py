@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from engine.bench.results import figures, size
+from engine.bench.results import size
 from engine.measurements import BenchRow
 
 _CHAR = 0.56  # width of a letter beside the font's size, roughly
@@ -105,11 +105,11 @@ def scatter(rows: Sequence[BenchRow], width: float, height: float, look: Look | 
     for value in across.ticks(max(2, int((right - left) / (6 * em)))):
         x = across(value)
         parts += [_line(x, top, x, bottom, look.grid),
-                  _text(x, bottom + 1.3 * em, figures(value), look.muted, em, "middle")]
+                  _text(x, bottom + 1.3 * em, _tick(value), look.muted, em, "middle")]
     for value in upwards.ticks(max(2, int((bottom - top) / (3 * em)))):
         y = upwards(value)
         parts += [_line(left, y, right, y, look.grid),
-                  _text(left - 6, y + 0.35 * em, figures(value), look.muted, em, "end")]
+                  _text(left - 6, y + 0.35 * em, _tick(value), look.muted, em, "end")]
     parts += [_text((left + right) / 2, height - 0.6 * em, f"{test}: {look.speed}", look.muted, em, "middle"),
               _text(left, 0.95 * em, look.quality, look.muted, em)]
     front = sorted((d for d in found if d.front), key=lambda d: d.speed)
@@ -151,7 +151,7 @@ def speed_bars(rows: Sequence[BenchRow], width: float, height: float, look: Look
     look = look or Look()
     test = test or next(iter(speed_tests(rows)), "")
     lanes = {row.lane: (row.recipe, [row.avg_ts]) for row in rows if row.test == test and row.avg_ts and not row.error}
-    return _bars(lanes, width, height, look, (f"{test}: {look.speed}",), lambda v: f"{figures(v)} tok/s")
+    return _bars(lanes, width, height, look, (f"{test}: {look.speed}",), _rate)
 
 
 def _bars(lanes: dict[int, tuple[str, list[float]]], width: float, height: float, look: Look,
@@ -225,6 +225,14 @@ def _free(x: float, y: float, label: str, em: float, inside: _Box, taken: Sequen
     return a, b, a + wide, b + 1.2 * em
 
 
+def _rate(value: float) -> str:
+    return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.6f}".rstrip("0").rstrip(".")
+
+
 def _cut(text: str, letters: int) -> str:
     return text if len(text) <= letters else f"{text[:letters - 1]}…"
 
@@ -250,4 +258,4 @@ def _empty(width: float, height: float, look: Look) -> Chart:
 def _svg(width: float, height: float, parts: Sequence[str], look: Look) -> str:
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
             f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">\n'
-            f'<rect width="100%" height="100%" fill="{look.background}"/>\n' + "\n".join(parts) + "\n</svg>\n")
+            _box(0, 0, width, height, look.background) + "\n" + "\n".join(parts) + "\n</svg>\n")

@@ -29,12 +29,13 @@ class ChartsView(QScrollArea):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._rows: tuple[BenchRow, ...] = ()
+        self._wanted = ""  # the test the user chose; generation comes first otherwise
         self.setWidgetResizable(True)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.test = ChoiceBox(10)
         self.test.setAccessibleName(self.tr("Speed test of the charts"))
         self.test.setAccessibleDescription(self.tr("Which test's tokens/s the charts show."))
-        self.test.currentIndexChanged.connect(lambda _place: self._draw())
+        self.test.activated.connect(self._choose_test)
         self.scatter = ChartView(self.tr("Speed against quality"), self._look)
         self.speed = ChartView(self.tr("Speed"), self._look)
         self.memory = ChartView(self.tr("Memory"), self._look)
@@ -68,13 +69,17 @@ class ChartsView(QScrollArea):
     def show_rows(self, rows: Sequence[BenchRow]) -> None:
         """Draw these rows."""
         self._rows = tuple(rows)
-        tests, before = charts.speed_tests(self._rows), self.test.currentText()
+        tests, before = charts.speed_tests(self._rows), self._wanted
         self.test.blockSignals(True)
         self.test.clear()
         self.test.addItems(list(tests))
         self.test.setCurrentIndex(max(0, self.test.findText(before)))
         self.test.blockSignals(False)
         self.test.setEnabled(len(tests) > 1)
+        self._draw()
+
+    def _choose_test(self, _place: int) -> None:
+        self._wanted = self.test.currentText()
         self._draw()
 
     def _draw(self) -> None:

@@ -12,7 +12,7 @@ from PySide6.QtCore import QItemSelectionModel, Qt, QTimer, Signal
 from PySide6.QtGui import QKeyEvent
 from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QInputDialog, QPushButton, QVBoxLayout, QWidget
 
-from engine.bench.history import COMPLETE, RUNNING, History, Run, changes
+from engine.bench.history import COMPLETE, RUNNING, Change, History, Run, changes
 from engine.errors import DynoError
 from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text, quiet
@@ -72,8 +72,9 @@ class HistoryView(QWidget):
     def refresh(self) -> None:
         """Read the file again; the selection stays."""
         chosen = {run.id for run in self.selected()}
-        self.runs = [run for run in self._ask(lambda h: h.runs(), []) if self._deleted is None or
-                     run.id != self._deleted.id]
+        none: list[Run] = []
+        gone = self._deleted.id if self._deleted is not None else 0
+        self.runs = [run for run in self._ask(History.runs, none) if run.id != gone]
         self.table.set_headings([self.tr("Run"), self.tr("When"), self.tr("Model"), self.tr("State"),
                                  self.tr("Recipes"), self.tr("Rows")])
         for place, run in enumerate(self.runs):
@@ -112,7 +113,7 @@ class HistoryView(QWidget):
         for run in self.selected()[:1]:
             title, ok = QInputDialog.getText(self, self.tr("Rename the run"), self.tr("Title"), text=run.title)
             if ok:
-                self._ask(lambda h, r=run, t=title: h.rename(r.id, t.strip()), None)
+                self._write(run, title)
                 self.refresh()
 
     def delete(self) -> None:
@@ -140,7 +141,8 @@ class HistoryView(QWidget):
         if len(chosen) != 2:
             return
         new, old = chosen
-        found = self._ask(lambda h: changes(h.rows(old.id), h.rows(new.id)), ())
+        none: tuple[Change, ...] = ()
+        found = self._ask(lambda h: changes(h.rows(old.id), h.rows(new.id)), none)
         self.compared.setVisible(bool(found))
         if not found:
             self.about.setText(self.tr("These runs share no recipe and test that both have measured."))
@@ -160,11 +162,14 @@ class HistoryView(QWidget):
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter opens, F2 renames, Delete removes."""
         act = {Qt.Key.Key_Return: self.open, Qt.Key.Key_Enter: self.open, Qt.Key.Key_F2: self.rename,
-               Qt.Key.Key_Delete: self.delete}.get(event.key())
+               Qt.Key.Key_Delete: self.delete}.get(Qt.Key(event.key()))
         if act is not None and self.table.hasFocus():
             act()
         else:
             super().keyPressEvent(event)
+
+    def _write(self, run: Run, title: str) -> None:
+        self._ask(lambda h: h.rename(run.id, title.strip()), None)
 
     def _undo(self) -> None:
         self._timer.stop()

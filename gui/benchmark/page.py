@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class BenchmarkPage(QWidget):
         menu = QMenu(self)
         for suffix, title in ((".html", self.tr("HTML with charts…")), (".md", self.tr("Markdown…")),
                               (".csv", self.tr("CSV…")), (".json", self.tr("JSON…"))):
-            menu.addAction(title, lambda s=suffix: self.export_run(s))
+            menu.addAction(title, functools.partial(self.export_run, suffix))
         self.export.setMenu(menu)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -107,7 +108,7 @@ class BenchmarkPage(QWidget):
 
     def _connect(self) -> None:
         self._context.bridge.received.connect(self._receive)
-        self._context.actions.export.connect(lambda: self.isVisible() and self.export_run(".html"))
+        self._context.actions.export.connect(self._export_shown)
         self._context.actions.closing.connect(self.history.settle)
         self.form.changed.connect(self._refresh)
         self.job.started.connect(self._started)
@@ -163,6 +164,11 @@ class BenchmarkPage(QWidget):
                 self.notice.show_message(self.tr("Written: {name}").format(name=path.name))
             except DynoError as error:
                 self._tell(error)
+
+    def _export_shown(self) -> None:
+        """Ctrl+E is for the page in front."""
+        if self.isVisible():
+            self.export_run(".html")
 
     def _start(self) -> None:
         try:
@@ -337,4 +343,4 @@ class BenchmarkPage(QWidget):
         set_icon(self.export, "export")
 
 
-PAGE = Page("benchmark", str(QT_TRANSLATE_NOOP("pages", "Benchmark")), "bench", 30, BenchmarkPage)
+PAGE = Page("benchmark", str(QT_TRANSLATE_NOOP("pages", "Bench")), "bench", 30, BenchmarkPage)

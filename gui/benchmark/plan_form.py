@@ -57,7 +57,7 @@ class PlanForm(QScrollArea):
                                     self.tr("Tokens read at once, such as 128, 512. Empty for no such test."))
         self.generate = self._lengths("128", self.tr("Generated lengths"),
                                       self.tr("Tokens made one by one, such as 64, 128. Empty for no such test."))
-        self.depth = self._lengths("0", self.tr("Depths"),
+        self.depths = self._lengths("0", self.tr("Depths"),
                                    self.tr("Tokens that are in the cache before a test, such as 0, 512."))
         self.repetitions = self._number(1, 1000, 5, self.tr("Repetitions"),
                                         self.tr("Runs of each speed test, at least; each lasts two seconds or more."))
@@ -80,7 +80,7 @@ class PlanForm(QScrollArea):
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setVerticalSpacing(6)
         form.addRow(TextLabel(self.tr("Measure"), heading=True))
-        for field in (self.prompt, self.generate, self.depth, self.repetitions):
+        for field in (self.prompt, self.generate, self.depths, self.repetitions):
             form.addRow(field.accessibleName(), field)
         form.addRow(self.interleave)
         form.addRow(self.quality.accessibleName(), self.quality)
@@ -93,7 +93,7 @@ class PlanForm(QScrollArea):
         row.addLayout(form, 2)
         self.setWidget(content)
         self.recipes.itemChanged.connect(lambda _item: self.changed.emit())
-        for edit in (self.prompt, self.generate, self.depth):
+        for edit in (self.prompt, self.generate, self.depths):
             edit.textChanged.connect(lambda _text: self.changed.emit())
         for box in (self.repetitions, self.chunks):
             box.valueChanged.connect(lambda _value: self.changed.emit())
@@ -135,7 +135,7 @@ class PlanForm(QScrollArea):
 
     def plan(self) -> BenchPlan:
         """What is asked for. Raises DynoError."""
-        depths = self._numbers(self.depth) or (0,)
+        depths = self._numbers(self.depths) or (0,)
         asked = [SpeedTest(p, g, d) for d in depths for p, g in (
             *((n, 0) for n in self._numbers(self.prompt)), *((0, n) for n in self._numbers(self.generate)))]
         speed = {test.name: test for test in (test.within(self._context) for test in asked)}
@@ -175,7 +175,7 @@ class PlanForm(QScrollArea):
     def _numbers(self, edit: QLineEdit) -> tuple[int, ...]:
         try:
             return tuple(dict.fromkeys(int(p) for p in edit.text().replace(",", " ").split() if p != "0" or
-                                       edit is self.depth))
+                                       edit is self.depths))
         except ValueError as error:
             raise DynoError(
                 self.tr("“{text}” is no list of lengths.").format(text=edit.text()),

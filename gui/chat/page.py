@@ -102,7 +102,7 @@ class ChatPage(QWidget):
         actions.new_chat.connect(self.new_chat)
         actions.search.connect(self.list.search.setFocus)
         actions.compose.connect(self.composer.field.setFocus)
-        actions.export.connect(lambda: self.isVisible() and self.export())
+        actions.export.connect(self._export_shown)
         actions.stop.connect(self.stop)
         actions.closing.connect(self._close)
         self._context.bridge.received.connect(self._on_event)
@@ -208,6 +208,11 @@ class ChatPage(QWidget):
 
     def _system_prompt(self) -> str:
         return self._conversation.system_prompt if self._conversation is not None else self._draft_system
+
+    def _export_shown(self) -> None:
+        """Ctrl+E is for the page in front."""
+        if self.isVisible():
+            self.export()
 
     def export(self) -> None:
         """Ask for a file and write the conversation to it."""
