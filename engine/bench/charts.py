@@ -258,4 +258,4 @@ def _empty(width: float, height: float, look: Look) -> Chart:
 def _svg(width: float, height: float, parts: Sequence[str], look: Look) -> str:
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
             f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">\n'
-            _box(0, 0, width, height, look.background) + "\n" + "\n".join(parts) + "\n</svg>\n")
+            + _box(0, 0, width, height, look.background) + "\n" + "\n".join(parts) + "\n</svg>\n")

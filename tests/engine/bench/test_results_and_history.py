@@ -55,7 +55,7 @@ def test_tables_show_failures_in_words() -> None:
     assert "\\|" in render(ROWS, "md")
     with pytest.raises(DynoError, match=r"table, json"):
         render(ROWS, "xml")
-    assert set(FORMATS) == {"table", "json", "jsonl", "csv", "md", "sql"}
+    assert set(FORMATS) == {"table", "json", "jsonl", "csv", "md", "sql", "html"}
 
 
 def test_figures_have_units_and_no_exponent() -> None:
