@@ -49,7 +49,10 @@ class ResultsView(QWidget):
         """A row is finished, or has failed."""
         if row.error:
             remark = f"{engine_text(row.error)} {engine_text(row.hint)}".strip()
-            self._fill(row.key, [row.recipe, row.test, self.tr("failed"), *[""] * 11, remark], "error", remark)
+            # Over all the other columns: the reason must be read without scrolling.
+            self._fill(row.key, [
+                row.recipe, row.test, self.tr("failed: {reason}").format(reason=remark)], "error", remark)
+            self.table.spread(self._places.get(row.key, -1), 2)
             return
         if row.perplexity is not None:
             result, spread = f"{row.perplexity:.3f} PPL", f"{row.perplexity_error or 0:.3f}"
@@ -84,5 +87,6 @@ class ResultsView(QWidget):
 
     def _fill(self, key: str, cells: list[str], tone: str = "", tip: str = "") -> None:
         if key in self._places:
+            self.table.spread(self._places[key], 0)
             cells += [""] * (self.table.columnCount() - len(cells))
             self.table.set_line(self._places[key], cells, tip, tone)

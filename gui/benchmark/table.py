@@ -57,6 +57,20 @@ class CopyTable(QTableWidget):
             item.setData(_TONE, tone)
             item.setForeground(self._colour(tone))
 
+    def spread(self, row: int, column: int) -> None:
+        """Let the cell of a line reach to the end of it; column 0: every cell has its own place again."""
+        if not 0 <= row < self.rowCount():
+            return
+        first = self._words if column == 0 else column
+        item = self.item(row, first)
+        if column:
+            self.setSpan(row, column, 1, self.columnCount() - column)
+        elif self.columnSpan(row, first) > 1:
+            self.setSpan(row, first, 1, 1)
+        if item is not None:
+            item.setTextAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter if column
+                                  else self._side(first))
+
     def markdown(self) -> str:
         """The whole table."""
         heads = [self.horizontalHeaderItem(c).text() for c in range(self.columnCount())]
