@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class Sampler:
         self._sampling = sampling
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(1 << 31)
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._seen = set(history)
+        self._seen = _Seen(history)
 
     def choose(self, logits: Tensor, alternatives: int = 0) -> Choice:
         """The next token for fp32 logits (V,)."""
@@ -52,35 +54,59 @@ class Sampler:
         likeliest: tuple[tuple[int, float], ...] = ()
         if alternatives:
             top = logprobs.topk(min(alternatives, logprobs.numel()))
-            likeliest = tuple(zip(top.indices.tolist(), top.values.exp().tolist(), strict=True))
+            likeliest = tuple((i, math.exp(v)) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True))
         return Choice(token, logprob, likeliest)
 
     def _draw(self, logits: Tensor) -> int:
         s = self._sampling
-        if s.repetition_penalty != 1.0 and self._seen:
-            logits = _penalised(logits, self._seen, s.repetition_penalty)
+        if s.repetition_penalty != 1.0:
+            logits = _penalised(logits, self._seen.ids, s.repetition_penalty)
         if s.temperature == 0.0:
             return int(logits.argmax())
-        scaled = logits / s.temperature
-        count = min(s.top_k, scaled.numel()) if s.top_k else scaled.numel()
-        values, indices = scaled.topk(count)  # (k,) descending
-        probabilities = values.softmax(dim=-1)
-        kept = probabilities
+        top = logits.topk(min(s.top_k or logits.numel(), logits.numel()))  # (k,) descending
+        # NumPy, because on a few dozen numbers it costs a microsecond an operation and torch several.
+        scaled = top.values.double().numpy() / s.temperature
+        kept = np.exp(scaled - scaled[0])
         if s.top_p < 1.0:
-            before = probabilities.cumsum(-1) - probabilities  # mass ahead of each token; the first always stays
-            kept = kept.masked_fill(before >= s.top_p, 0.0)
+            cumulative = kept.cumsum()
+            kept[cumulative - kept >= s.top_p * cumulative[-1]] = 0.0  # mass ahead of each; the first always stays
         if s.min_p > 0.0:
-            kept = kept.masked_fill(probabilities < s.min_p * probabilities[0], 0.0)
-        cumulative = kept.double().cumsum(-1)
-        point = torch.rand(1, generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        index = int(torch.searchsorted(cumulative, point, right=True).clamp_(max=count - 1))
-        return int(indices[index])
+            kept[kept < s.min_p * kept[0]] = 0.0
+        cumulative = kept.cumsum()
+        point = float(torch.rand(1, generator=self._generator, dtype=torch.float64)) * cumulative[-1]
+        return int(top.indices[min(int(cumulative.searchsorted(point, side="right")), len(cumulative) - 1)])
 
 
-def _penalised(logits: Tensor, seen: set[int], penalty: float) -> Tensor:
-    index = torch.tensor(list(seen))
-    values = logits[index]
-    return logits.index_copy(0, index, torch.where(values > 0, values / penalty, values * penalty))
+class _Seen:
+    """The different tokens of a text, as an array that grows: made anew for each token it would cost more than all the
+    rest of the choice."""
+
+    def __init__(self, history: Iterable[int]) -> None:
+        self._known: set[int] = set()
+        self._buffer = np.empty(256, np.int64)
+        for token in history:
+            self.add(token)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Each of them once, (n,)."""
+        return self._buffer[:len(self._known)]
+
+    def add(self, token: int) -> None:
+        """Take in a token."""
+        if token in self._known:
+            return
+        if len(self._known) == len(self._buffer):
+            self._buffer = np.concatenate((self._buffer, np.empty_like(self._buffer)))
+        self._buffer[len(self._known)] = token
+        self._known.add(token)
+
+
+def _penalised(logits: Tensor, seen: npt.NDArray[np.int64], penalty: float) -> Tensor:
+    out = logits.numpy().copy()
+    values = out[seen]
+    out[seen] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    return torch.from_numpy(out)
 
 
 def check_sampling(s: Sampling) -> None:
