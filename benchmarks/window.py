@@ -1,6 +1,6 @@
 """What the window costs: start-up, stalls of its event loop while a reply streams, and tokens/s against headless.
 
-    .venv/bin/python benchmarks/window.py [--model DIR] [--pairs 12] [--starts 5] [--json FILE]
+    .venv/bin/python benchmarks/window.py [--model DIR] [--tokens 900] [--pairs 12] [--starts 5] [--json FILE]
 
 Start-up times real processes, from their start to the first exposed frame and to the first reply token shown. The rest
 runs two child processes in turn on the same prompts and seeds (the model's end-of-text token taken away, so that every
@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 PROMPT = "Tell me a long story about a fox and a crow who build a boat."
-TOKENS = 256
 PROBE_MS = 5
 
 
@@ -39,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--model", default="")
     parser.add_argument("--recipe", default="fp32")
+    parser.add_argument("--tokens", type=int, default=900, help="length of a reply")
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -84,7 +84,8 @@ def _pairs(options: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as data:
         options.model = _endless(Path(_folder(options)), Path(data) / "model")
         children = {role: subprocess.Popen(
-            [sys.executable, __file__, "--role", role, "--model", options.model, "--recipe", options.recipe],
+            [sys.executable, __file__, "--role", role, "--model", options.model, "--recipe", options.recipe,
+             "--tokens", str(options.tokens)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"GPT_DYNO_DATA": data})
             for role in ("headless", "window")}
         for child in children.values():
@@ -169,7 +170,7 @@ def _headless(options: argparse.Namespace) -> int:
     print("ready", flush=True)
     for line in sys.stdin:
         sampling = Sampling(suggested.temperature, suggested.top_k, suggested.top_p, suggested.min_p,
-                            suggested.repetition_penalty, TOKENS, int(line))
+                            suggested.repetition_penalty, options.tokens, int(line))
         worker.submit(Generate(worker.next_id(), messages=(ChatMessage("user", PROMPT),), sampling=sampling))
         stats = finished()[-1].result
         print(json.dumps({"tokens": stats.output_tokens, "tokens_per_s": stats.tokens_per_s}), flush=True)
@@ -192,7 +193,7 @@ def _window(options: argparse.Namespace) -> int:
 
     app, application = _application()
     application.settings.set("model", _folder(options))
-    application.settings.set("sampling/max_tokens", TOKENS)
+    application.settings.set("sampling/max_tokens", options.tokens)
     chat = application.window.pages["chat"]
     application.window.resize(1280, 820)
     application.start()
