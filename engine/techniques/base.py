@@ -54,14 +54,15 @@ class Options:
                                     f"Choose one of: {', '.join(meta['choices'])}.")
             elif isinstance(field.default, (int, float)):
                 whole = isinstance(field.default, int)
+                limits = f"from {meta['low']:g} to {meta['high']:g}"
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     raise DynoError(f"{name} is {value!r}, which is not a number.",
-                                    f"Give a number such as {field.default:g}.")
+                                    f"Give a number {limits}, such as {field.default:g}.")
                 if not meta["low"] <= value <= meta["high"]:
                     raise DynoError(f"{name} is {value:g}, outside {meta['low']:g} to {meta['high']:g}.",
-                                    f"Choose a value from {meta['low']:g} to {meta['high']:g}.")
+                                    f"Choose a value {limits}.")
                 if whole and value != int(value):
-                    raise DynoError(f"{name} is {value:g}, which is not a whole number.",
+                    raise DynoError(f"{name} is {value:g}, which is not a whole number {limits}.",
                                     f"Choose {math.floor(value)} or {math.ceil(value)}.")
                 object.__setattr__(self, field.name, int(value) if whole else float(value))
 

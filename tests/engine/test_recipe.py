@@ -153,6 +153,23 @@ def test_a_wrong_name_is_answered_with_the_nearest_ones_in_a_short_sentence() ->
     assert "Did you mean prune-l1" in caught.value.hint and len(str(caught.value)) < 160
 
 
+@pytest.mark.parametrize("value", ["150%", True, None, 1e9, 0.123456])
+def test_a_number_that_cannot_be_is_answered_with_option_value_and_range(value: object) -> None:
+    refused = 0
+    for each in all_techniques():
+        for field in dataclasses.fields(each.options_type):
+            low, high = field.metadata["low"], field.metadata["high"]
+            if field.metadata["choices"] or (value == 0.123456 and low <= value and isinstance(field.default, float)):
+                continue
+            with pytest.raises(DynoError) as caught:
+                make_options(each.key, {field.name: value})
+            shown = f"{value:g}" if type(value) is float else repr(value)
+            assert f"{each.key}: {field.metadata['label'].lower()} is {shown}, " in caught.value.summary
+            assert f"{low:g} to {high:g}" in str(caught.value)
+            refused += 1
+    assert refused
+
+
 def test_a_missing_file_is_one_clean_sentence() -> None:
     with pytest.raises(DynoError) as caught:
         parse_recipe("nowhere.json")
