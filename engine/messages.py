@@ -7,6 +7,7 @@ tensor or an exception object: either would keep memory of the device alive.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.errors import DynoError
@@ -15,8 +16,8 @@ from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
 
 __all__ = [
-    "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample", "BenchStarted", "Cancel",
-    "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
+    "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
+    "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
     "Explain", "Failed", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
     "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed",
     "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
@@ -38,6 +39,12 @@ class Sampling:
     repetition_penalty: float = 1.1
     max_tokens: int = 256
     seed: int | None = None
+
+
+SAMPLING_LIMITS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0.0, 5.0), "top_k": (0, 1_000_000), "top_p": (0.01, 1.0), "min_p": (0.0, 1.0),
+    "repetition_penalty": (1.0, 3.0), "max_tokens": (1, 1_000_000), "seed": (0, (1 << 63) - 1)}
+"""The least and the greatest value of each field of a Sampling."""
 
 
 # ---------------------------------------------------------------------------------------------------------- commands

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DynoError
-from engine.messages import Sampling
+from engine.messages import SAMPLING_LIMITS, Sampling
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,9 @@ def _penalised(logits: Tensor, seen: npt.NDArray[np.int64], penalty: float) -> T
 
 def check_sampling(s: Sampling) -> None:
     """Raises DynoError for a value outside its limits."""
-    limits = (("temperature", s.temperature, 0.0, 5.0), ("top-k", s.top_k, 0, 1_000_000), ("top-p", s.top_p, 0.01, 1.0),
-              ("min-p", s.min_p, 0.0, 1.0), ("repetition penalty", s.repetition_penalty, 1.0, 3.0),
-              ("max tokens", s.max_tokens, 1, 1_000_000), ("seed", s.seed or 0, 0, (1 << 63) - 1))
-    for name, value, low, high in limits:
+    for field, (low, high) in SAMPLING_LIMITS.items():
+        value = getattr(s, field) or 0  # no seed is as good as any
         if not low <= value <= high:
+            name = field.replace("_", "-" if field.startswith(("top", "min")) else " ")
             raise DynoError(f"{name} is {value:g}, outside {low:g} to {high:g}.",
                             f"Choose a value from {low:g} to {high:g}.")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.cli import bench, compare, doctor, explain, generate, perplexity, recipes, runs
+from engine.cli.arguments import Parser, WrongArgument
 from engine.errors import DynoError
 
 _COMMANDS = (generate, bench, compare, perplexity, runs, recipes, explain, doctor)
@@ -23,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
         return int(options.run(options))
     except DynoError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, WrongArgument) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -32,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="main.py", description="GPT Dyno without its window.")
+    parser = Parser(prog="main.py", description="GPT Dyno without its window.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in _COMMANDS:
         name = module.__name__.rpartition(".")[2]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine.cli.arguments import threads
 from engine.errors import DynoError
 from engine.measurements import BenchResult, BenchRow
 from engine.messages import (
@@ -47,7 +48,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """--model, --device, --threads and --quiet."""
     parser.add_argument("--model", metavar="DIR", default=str(bundled_model()), help="model folder (default: bundled)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    parser.add_argument("--threads", type=int, help="threads of the CPU kernels (default: what suits the model)")
+    parser.add_argument("--threads", type=threads(),
+                        help="threads of the CPU kernels (default: what suits the model)")
     parser.add_argument("--quiet", action="store_true", help="nothing on standard error but failures")
 
 

@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 
+from engine.cli.arguments import at_most, model_context, whole
 from engine.cli.client import Client, add_model
 from engine.cli.recipes import named_recipe
+from engine.measurements import MOST_TOKENS
 from engine.messages import Explain
 
 HELP = "say where a token's time goes, and why it isn't less"
@@ -17,13 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     add_model(parser)
     parser.add_argument("--recipe", default="fp32", help="as for generate (default: fp32)")
-    parser.add_argument("--context", type=int, default=128, help="tokens already in the cache (default: 128)")
+    parser.add_argument("--context", type=whole(1, MOST_TOKENS), default=128,
+                        help="tokens already in the cache (default: 128)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
     recipe = named_recipe(options.recipe)
+    at_most("--context", options.context, 1, model_context(options.model) - 1)  # one more token is timed
     client = Client(quiet=options.quiet)
     try:
         client.set_threads(options.threads)

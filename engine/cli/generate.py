@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 
+from engine.cli.arguments import number, whole
 from engine.cli.client import Client, add_model, write
 from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
-from engine.messages import ChatMessage, Generate, Sampling
+from engine.messages import SAMPLING_LIMITS, ChatMessage, Generate, Sampling
 
 HELP = "generate a reply and print it"
+_SAMPLING = (
+    ("temperature", "how much chance there is in the choice; 0 always takes the likeliest token"),
+    ("top_k", "choose among the k likeliest tokens; 0 for all"),
+    ("top_p", "choose among the likeliest tokens that together hold this share of the probability; 1 for all"),
+    ("min_p", "leave out tokens with less than this share of the likeliest one's probability; 0 for none"),
+    ("repetition_penalty", "above 1, tokens that stand in the text already become less likely; 1 for none"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--raw", action="store_true", help="continue the prompt as plain text, without chat template")
     parser.add_argument("--echo", action="store_true", help="print the prompt before the reply")
-    parser.add_argument("--max-tokens", type=int, default=default.max_tokens, help="longest reply, in tokens")
+    parser.add_argument("--max-tokens", type=_type("max_tokens"), metavar="N", default=default.max_tokens,
+                        help=f"longest reply, in tokens (default: {default.max_tokens})")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (default: what the model suggests)")
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--min-p", type=float)
-    parser.add_argument("--repetition-penalty", type=float)
-    parser.add_argument("--seed", type=int, help="repeat a run exactly")
+    for name, says in _SAMPLING:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_type(name), metavar="X",
+                            help=f"{says} ({_range(name)}; default: what the model suggests)")
+    parser.add_argument("--seed", type=_type("seed"), metavar="N", help="a number that repeats a run exactly")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text (repeatable)")
     parser.add_argument("--stats", action="store_true", help="print the statistics as JSON on standard error")
 
@@ -67,6 +75,17 @@ def run(options: argparse.Namespace) -> int:
         return 130 if stats.finish == "stopped" else 0
     finally:
         client.close()
+
+
+def _type(name: str) -> Callable[[str], float]:
+    """What add_argument takes for a field of Sampling."""
+    low, high = SAMPLING_LIMITS[name]
+    return number(low, high) if isinstance(low, float) else whole(int(low), int(high))
+
+
+def _range(name: str) -> str:
+    low, high = SAMPLING_LIMITS[name]
+    return f"{low:g} to {high:,}" if isinstance(high, int) else f"{low:g} to {high:g}"
 
 
 def _sampling(options: argparse.Namespace, suggested: Sampling) -> Sampling:

@@ -7,13 +7,16 @@ import sys
 
 from engine.bench.results import FORMATS, Writer
 from engine.bench.texts import open_text
+from engine.cli.arguments import at_most, model_context, number, whole
 from engine.cli.client import Client, add_model, write
 from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
-from engine.measurements import BenchPlan, QualityTest, SpeedTest
+from engine.measurements import MOST_TOKENS, SHORTEST_CONTEXT, BenchPlan, QualityTest, SpeedTest
 from engine.messages import RunBenchmark
 from engine.paths import benchmark_history
 from engine.recipe import Recipe
+
+_PP, _TG, _CONTEXT = 512, 128, 512
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -30,16 +33,18 @@ def add_recipes(parser: argparse.ArgumentParser, note: str) -> None:
 
 def add_speed(parser: argparse.ArgumentParser) -> None:
     """--pp, --tg, --depth, --repetitions, --min-time, --seed."""
-    parser.add_argument("--pp", type=_counts, default=(512,), metavar="N[,N..]",
+    parser.add_argument("--pp", type=_counts, metavar="N[,N..]",
                         help="prompt tokens, 0 for no such test (default: 512)")
-    parser.add_argument("--tg", type=_counts, default=(128,), metavar="N[,N..]",
-                        help="generated tokens, 0 for no such test (default: 128)")
+    parser.add_argument("--tg", type=_counts, metavar="N[,N..]",
+                        help="generated tokens, 0 for no such test (default: 128; both are cut to the context)")
     parser.add_argument("--depth", type=_counts, default=(0,), metavar="N[,N..]",
                         help="tokens in the cache before a test (default: 0)")
-    parser.add_argument("--repetitions", type=int, default=5, help="runs of each test, at least (default: 5)")
-    parser.add_argument("--min-time", type=float, default=2.0, metavar="S",
+    parser.add_argument("--repetitions", type=whole(1, 10_000), default=5, metavar="N",
+                        help="runs of each test, at least (default: 5)")
+    parser.add_argument("--min-time", type=number(0, 86_400), default=2.0, metavar="S",
                         help="seconds of each test, at least (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random tokens (default: 0)")
+    parser.add_argument("--seed", type=whole(0, (1 << 63) - 1), default=0, metavar="N",
+                        help="of the random tokens (default: 0)")
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +56,12 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 def add_text_shape(parser: argparse.ArgumentParser) -> None:
     """--context, --stride, --chunks."""
-    parser.add_argument("--context", type=int, default=512, help="tokens of a chunk (default: 512)")
-    parser.add_argument("--stride", type=int, default=0,
+    parser.add_argument("--context", type=whole(SHORTEST_CONTEXT, MOST_TOKENS), metavar="N",
+                        help=f"tokens of a chunk (default: {_CONTEXT}, or the model's context where that is shorter)")
+    parser.add_argument("--stride", type=whole(0, MOST_TOKENS), default=0, metavar="N",
                         help="tokens from window to window, as in Transformers (default: disjoint chunks)")
-    parser.add_argument("--chunks", type=int, default=0, help="score the first few chunks (default: all)")
+    parser.add_argument("--chunks", type=whole(0, MOST_TOKENS), default=0, metavar="N",
+                        help="score the first few chunks (default: all)")
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -75,17 +82,32 @@ def recipes(options: argparse.Namespace) -> tuple[Recipe, ...]:
 
 
 def speed_tests(options: argparse.Namespace) -> tuple[SpeedTest, ...]:
-    """Every shape at every depth. Raises DynoError."""
+    """Every shape at every depth. What was not asked for is cut to the model's context. Raises DynoError, and
+    WrongArgument for what was asked for and does not fit."""
+    context = model_context(options.model)
+    deepest = max(options.depth)
+    for argument, counts in (("--pp", options.pp), ("--tg", options.tg)):
+        for count in counts or ():
+            at_most(argument, count, 0, context)
+    asked = max((*(options.pp or (1,)), *(options.tg or (1,))))
+    at_most("--depth", deepest, 0, context - asked)
     return tuple(test for depth in options.depth
-                 for test in (*(SpeedTest(prompt=n, depth=depth) for n in options.pp if n),
-                              *(SpeedTest(generate=n, depth=depth) for n in options.tg if n)))
+                 for test in (*(SpeedTest(prompt=n, depth=depth) for n in options.pp or (min(_PP, context - depth),)
+                                if n),
+                              *(SpeedTest(generate=n, depth=depth) for n in options.tg or (min(_TG, context - depth),)
+                                if n)))
 
 
 def quality_test(options: argparse.Namespace) -> QualityTest | None:
-    """The text, where one was asked for. Raises DynoError."""
+    """The text, where one was asked for. Raises WrongArgument."""
     if options.text is None:
         return None
-    return QualityTest(options.text, options.context, options.stride, options.chunks)
+    if options.context is not None:
+        at_most("--context", options.context, SHORTEST_CONTEXT, model_context(options.model))
+    context = options.context or _CONTEXT
+    if options.stride:
+        at_most("--stride", options.stride, 1, min(context, model_context(options.model)))
+    return QualityTest(options.text, context, options.stride, options.chunks)
 
 
 def run_plan(options: argparse.Namespace, plan: BenchPlan) -> int:
@@ -117,4 +139,7 @@ def run_plan(options: argparse.Namespace, plan: BenchPlan) -> int:
 
 def _counts(text: str) -> tuple[int, ...]:
     """"512,1024" as numbers, for argparse."""
-    return tuple(int(part) for part in text.split(","))
+    return tuple(_count(part) for part in text.split(","))
+
+
+_count = whole(0, MOST_TOKENS)

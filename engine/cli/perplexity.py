@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from engine.cli.measuring import add_history, add_output, add_recipe, add_text_shape, run_plan
+from engine.cli.measuring import add_history, add_output, add_recipe, add_text_shape, quality_test, run_plan
 from engine.cli.recipes import named_recipe
-from engine.measurements import BenchPlan, QualityTest
+from engine.measurements import BenchPlan
 
 HELP = "score a text: perplexity, bits per byte, and divergence from a base recipe"
 
@@ -25,5 +25,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
     base = (named_recipe(options.against),) if options.against else ()
-    test = QualityTest(options.text, options.context, options.stride, options.chunks)
-    return run_plan(options, BenchPlan((*base, named_recipe(options.recipe)), quality=test))
+    return run_plan(options, BenchPlan((*base, named_recipe(options.recipe)), quality=quality_test(options)))

@@ -165,8 +165,6 @@ def load_masters(folder: Path) -> Masters:
     """Open a model folder. Every name, shape and dtype is checked before any weight is read; then every weight is
     checked for NaN and infinity. Raises DynoError saying which file or tensor is wrong."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DynoError(f"There is no folder {folder}.", "Choose a Hugging Face model folder.")
     config = ModelConfig.from_folder(folder)
     files = _weight_files(folder)
     where: dict[str, Any] = {}

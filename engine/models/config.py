@@ -104,6 +104,8 @@ class ModelConfig:
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
         """Read `config.json` (and the end-of-text ids of `generation_config.json`). Raises DynoError."""
+        if not folder.is_dir():
+            raise DynoError(f"There is no folder {folder}.", "Choose a Hugging Face model folder.")
         path = folder / "config.json"
         if not path.is_file():
             raise DynoError(f"There is no model in {folder}: config.json is missing.",

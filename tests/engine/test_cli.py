@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -53,8 +55,6 @@ def test_every_preset_generates(llama_folder: Path) -> None:
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--model", "/nowhere"], "There is no folder /nowhere."), (["--recipe", "magic"], "magic"),
     (["--recipe", "autocast-bf16,bf16"], "Autocast"), (["--device", "cuda:77"], "cuda:77"),
-    (["--threads", "0"], "threads"), (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "max tokens"),
-    (["--seed", str(1 << 80)], "seed"),
 ])
 def test_a_refusal_is_one_sentence_on_standard_error_and_status_1(
         llama_folder: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +74,36 @@ def test_a_refusal_in_a_process_of_its_own_ends_with_status_1(tmp_path: Path) ->
 @pytest.mark.parametrize("arguments", [["generate"], ["nothing"], ["generate", "--prompt", "x", "--top-k", "many"]])
 def test_wrong_arguments_end_with_status_2(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize(("command", "arguments"), [
+    ("generate", ["--prompt", "x", "--temperature", "-1"]), ("generate", ["--prompt", "x", "--top-k", "many"]),
+    ("generate", ["--prompt", "x", "--max-tokens", "0"]), ("generate", ["--prompt", "x", "--seed", str(1 << 80)]),
+    ("generate", ["--prompt", "x", "--threads", "0"]), ("generate", ["--prompt", "x", "--top-p", "nan"]),
+    ("explain", ["--context", "99999"]), ("explain", ["--context", "0"]), ("explain", ["--threads", "9999"]),
+    ("bench", ["--threads", "9999"]), ("bench", ["--pp", "99999"]), ("bench", ["--depth", "99999"]),
+    ("bench", ["--repetitions", "0"]), ("bench", ["--text", "--context", "99999"]),
+    ("compare", ["--recipe", "fp32", "--recipe", "bf16", "--tg", "64,99999"]),
+    ("perplexity", ["--context", "2"]), ("perplexity", ["--context", "99999"]), ("perplexity", ["--chunks", "-1"]),
+    ("perplexity", ["--stride", "9999"]), ("perplexity", ["--threads", "9999"]),
+])
+def test_a_number_out_of_range_is_one_sentence_with_the_range_and_status_2(
+        llama_folder: Path, command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = cli.run([command, "--model", str(llama_folder), "--device", "cpu", "--quiet", *arguments])
+    except SystemExit as ended:  # the parser's own way
+        status = ended.code  # type: ignore[assignment]
+    shown = capsys.readouterr()
+    assert (status, shown.out, shown.err.count("\n")) == (2, "", 1)
+    option = next(a for a in reversed(arguments) if a.startswith("--"))
+    assert option in shown.err and re.search(r"(outside|from) [\d.]+ to [\d.,e+]+", shown.err), shown.err
+
+
+def test_every_argument_of_every_command_says_what_it_does() -> None:
+    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    silent = [f"{name} {action.dest}" for name, parser in commands.choices.items() for action in parser._actions
+              if not action.help]
+    assert len(commands.choices) > 5 and not silent
 
 
 def test_an_interrupt_ends_the_reply_with_status_130(tmp_path: Path) -> None:

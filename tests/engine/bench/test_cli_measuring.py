@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine import cli
+from engine.cli.measuring import speed_tests
+from engine.models.config import ModelConfig
 from tests.conftest import TEXT
 
 FAST = ("--pp", "16", "--tg", "4", "--repetitions", "2", "--min-time", "0", "--device", "cpu")
@@ -74,9 +76,9 @@ def test_a_failed_row_is_printed_and_the_status_is_1(llama_folder: Path, capsys:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["perplexity", "--text", "/nowhere.txt"], "no text file"), (["perplexity", "--context", "2"], "chunks of 4"),
+    (["perplexity", "--text", "/nowhere.txt"], "no text file"),
     (["compare", "--recipe", "fp32"], "two recipes"), (["bench", "--pp", "0", "--tg", "0"], "nothing to measure"),
-    (["bench", "--recipe", "magic"], "magic"), (["bench", "--repetitions", "0"], "repetitions"),
+    (["bench", "--recipe", "magic"], "magic"),
 ])
 def test_a_refusal_is_one_sentence_and_status_1(arguments: list[str], words: str,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +93,11 @@ def test_wrong_arguments_end_with_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.run(arguments)
     assert caught.value.code == 2
+
+
+def test_tests_that_were_not_asked_for_are_cut_to_what_the_depth_leaves(llama_folder: Path) -> None:
+    context = ModelConfig.from_folder(llama_folder).context
+    options = cli._parser().parse_args(["bench", "--model", str(llama_folder), "--depth", f"0,{context - 8}"])
+    shapes = [(test.prompt, test.generate, test.depth) for test in speed_tests(options)]
+    assert shapes == [(min(512, context), 0, 0), (0, min(128, context), 0),
+                      (8, 0, context - 8), (0, 8, context - 8)]
