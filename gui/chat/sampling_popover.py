@@ -36,20 +36,26 @@ class SamplingPopover(QFrame):
         self.setMinimumWidth(320)
         form = QFormLayout()
         self._number: dict[str, QSpinBox | QDoubleSpinBox] = {}
-        self._add(form, "temperature", self.tr("Temperature"), self.tr("0 always takes the likeliest token"),
-                  0, 5, 0.05)
-        self._add(form, "top_k", self.tr("Top-k"), self.tr("Only the k likeliest tokens; 0 for all"), 0, 100000, 0)
-        self._add(form, "top_p", self.tr("Top-p"), self.tr("Only tokens within this share of probability"),
+        self._add(form, "temperature", self.tr("Temperature"), self.tr(
+            "How much chance there is in the choice of a token; 0 always takes the likeliest one"), 0, 5, 0.05)
+        self._add(form, "top_k", self.tr("Top-k"), self.tr("Choose among the k likeliest tokens; 0 for all"),
+                  0, 100000, 0)
+        self._add(form, "top_p", self.tr("Top-p"), self.tr(
+            "Choose among the likeliest tokens that together hold this share of the probability; 1 for all"),
                   0.01, 1, 0.01)
-        self._add(form, "min_p", self.tr("Min-p"), self.tr("Only tokens this likely against the likeliest"),
-                  0, 1, 0.01)
-        self._add(form, "repetition_penalty", self.tr("Repetition penalty"), self.tr("1 for none"), 1, 3, 0.05)
-        self._add(form, "max_tokens", self.tr("Longest reply"), self.tr("In tokens"), 1, 100000, 0)
+        self._add(form, "min_p", self.tr("Min-p"), self.tr(
+            "Leave out tokens with less than this share of the likeliest one's probability; 0 for none"), 0, 1, 0.01)
+        self._add(form, "repetition_penalty", self.tr("Repetition penalty"), self.tr(
+            "Above 1, tokens that stand in the text already become less likely; 1 for none"), 1, 3, 0.05)
+        self._add(form, "max_tokens", self.tr("Longest reply"), self.tr("Where a reply ends at the latest, in tokens"),
+                  1, 100000, 0)
         self._seed = QLineEdit()
         self._seed.setValidator(QRegularExpressionValidator(QRegularExpression("[0-9]{0,18}"), self))
         self._seed.setPlaceholderText(self.tr("random"))
         self._seed.setAccessibleName(self.tr("Seed"))
-        self._seed.setToolTip(self.tr("A number makes replies repeat exactly; empty for a fresh one each time"))
+        tip = self.tr("A number makes replies repeat exactly; empty for a fresh one each time")
+        self._seed.setToolTip(tip)
+        self._seed.setAccessibleDescription(tip)
         form.addRow(self.tr("Seed"), self._seed)
         self._system = QPlainTextEdit()
         self._system.setAccessibleName(self.tr("System prompt of this conversation"))
