@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.paths import RECIPES
 from engine.techniques import all_techniques, technique
 from engine.techniques.base import Options, Technique
@@ -160,7 +160,7 @@ def _from_file(path: Path) -> Recipe:
     except FileNotFoundError as error:
         raise DynoError(f"There is no file {path}.", "Check the file's name.") from error
     except OSError as error:
-        raise DynoError(f"{path} cannot be read: {error.strerror or error}.",
+        raise DynoError(f"{path} cannot be read: {reason(error)}.",
                         "Check the file and its permissions.") from error
     except ValueError as error:
         raise DynoError(f"{path} is not a recipe: it is not JSON.",

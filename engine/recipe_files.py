@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.recipe import Recipe, load_presets
 from engine.techniques import technique
 
@@ -89,7 +89,7 @@ def delete_recipe(saved: SavedRecipe) -> str:
         content = saved.path.read_text(encoding="utf-8")
         saved.path.unlink()
     except (OSError, ValueError) as error:
-        raise DynoError(f"{saved.path.name} cannot be deleted: {_why(error)}.",
+        raise DynoError(f"{saved.path.name} cannot be deleted: {reason(error)}.",
                         "Check the folder and its permissions.") from error
     return content
 
@@ -109,7 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Recipe]:
         raw = json.loads(path.read_text(encoding="utf-8"))
         return raw, Recipe.from_json(raw)
     except OSError as error:
-        raise DynoError(f"{path.name} cannot be read: {_why(error)}.", "Check the file and its permissions.") from error
+        raise DynoError(f"{path.name} cannot be read: {reason(error)}.",
+                        "Check the file and its permissions.") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DynoError(f"{path.name} is not a recipe.", "Choose a JSON file that was exported from the techniques "
                         "panel.") from error
@@ -128,7 +129,7 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise DynoError(f"{path.name} cannot be written: {_why(error)}.",
+        raise DynoError(f"{path.name} cannot be written: {reason(error)}.",
                         "Choose another folder, or free some space.") from error
 
 
@@ -165,7 +166,3 @@ def _free_path(folder: Path, name: str) -> Path:
         number += 1
         wanted = f"{stem} {number}.json"
     return folder / wanted
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

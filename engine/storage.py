@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.models.chat import ChatMessage
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Store:
             self._db.execute(f"PRAGMA user_version={_VERSION}")
             self._db.execute("DELETE FROM conversation WHERE deleted_s < ?", (time.time() - DELETED_KEPT_S,))
         except sqlite3.Error as error:
-            raise DynoError(f"The conversations in {path} cannot be opened: {error}.",
+            raise DynoError(f"The conversations in {path} cannot be opened: {reason(error)}.",
                             "Make sure the folder can be written, or move the file away to start afresh.") from error
 
     # ------------------------------------------------------------------------------------------------ conversations

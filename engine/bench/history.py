@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.bench.statistics import NO_DIFFERENCE, Ratio, normal_ratio, quality_verdict, speed_verdict, unpaired_ratio
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.measurements import BenchPlan, BenchRow
 
 _SCHEMA = """
@@ -84,7 +84,7 @@ class History:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={_VERSION}")
         except (sqlite3.Error, OSError) as error:
-            raise DynoError(f"The benchmark history {path} cannot be opened: {error}.",
+            raise DynoError(f"The benchmark history {path} cannot be opened: {reason(error)}.",
                             "Make sure the folder can be written, or move the file away to start afresh.") from error
 
     def close(self) -> None:

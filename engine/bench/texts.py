@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.paths import RESOURCES
 
 EVALUATION_TEXT = RESOURCES / "evaluation" / "evaluation.txt"
@@ -46,7 +46,7 @@ class TextFile:
             else:
                 yield from _plain(self.path)
         except OSError as error:
-            raise DynoError(f"{self.name} cannot be read: {error.strerror or error}.",
+            raise DynoError(f"{self.name} cannot be read: {reason(error)}.",
                             "Check the file and its permissions.") from error
 
 
@@ -58,7 +58,8 @@ def open_text(path: str) -> TextFile:
             raise DynoError(f"There is no text file {place}.", "Check its name; a folder cannot be scored.")
         size_bytes = place.stat().st_size
     except (OSError, ValueError) as error:
-        raise DynoError(f"{place.name} cannot be read: {error}.", "Check the file and its permissions.") from error
+        raise DynoError(f"{place.name[:60]} cannot be read: {reason(error)}.",
+                        "Check the file and its permissions.") from error
     if size_bytes == 0:
         raise DynoError(f"{place.name} is empty.", "Choose a text of a few thousand words.")
     text = TextFile(place, size_bytes)
@@ -148,4 +149,5 @@ def _parquet(path: Path) -> Iterator[str]:
                 yield from (value for value in batch.column(0).to_pylist() if value is not None)
     except ArrowException as error:
         first = str(error).strip().splitlines()[0]
-        raise DynoError(f"{path.name} is no Parquet file that can be read: {first}", "Download it again.") from error
+        raise DynoError(f"{path.name} is no Parquet file that can be read: {first.rstrip('.')}.",
+                        "Download it again.") from error

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.models.config import ModelConfig
 from engine.models.gpt import Decoder
 from engine.words import agreed, counted
@@ -172,8 +172,10 @@ def load_masters(folder: Path) -> Masters:
         try:
             handle = safe_open(str(file), framework="pt")
             where |= dict.fromkeys(handle.keys(), handle)  # type: ignore[no-untyped-call]
-        except (SafetensorError, OSError, ValueError) as error:
-            raise DynoError(f"{file.name} is damaged or incomplete ({error}).", _AGAIN) from error
+        except OSError as error:
+            raise DynoError(f"{file.name} cannot be read: {reason(error)}.", _AGAIN) from error
+        except (SafetensorError, ValueError) as error:
+            raise DynoError(f"{file.name} is damaged or incomplete ({reason(error)}).", _AGAIN) from error
     names = _resolve_names(config, where)
     tensors: dict[str, Callable[[], Tensor]] = {}
     for hf, (stored, shape) in names.items():
@@ -190,13 +192,16 @@ def _weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DynoError(f"{index.name} cannot be read: {error}.", _AGAIN) from error
+            raise DynoError(f"{index.name} cannot be read: {reason(error)}.", _AGAIN) from error
         files = [folder / str(name) for name in names]
         for file in files:
             if file.parent != folder or not file.is_file():
                 raise DynoError(f"The weight file {file.name} named by {index.name} is missing.", _AGAIN)
         return files
     files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        if not file.is_file():  # a link into a download cache that has been emptied
+            raise DynoError(f"The weight file {file.name} is missing.", _AGAIN)
     if files:
         return files
     pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]

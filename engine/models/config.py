@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.words import counted
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
@@ -175,7 +175,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DynoError(f"{path.name} cannot be read: {error}.", "Download the model again.") from error
+        raise DynoError(f"{path.name} cannot be read: {reason(error)}.", "Download the model again.") from error
     if not isinstance(raw, dict):
         raise DynoError(f"{path.name} does not hold a configuration.", "Download the model again.")
     return raw

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.models.chat import ChatMessage
 
 _OVERLAP = 256  # characters around a window; longer than any token
@@ -57,7 +57,7 @@ class Tokenizer:
         except DynoError:
             raise
         except Exception as error:  # the tokenizers library raises plain Exception on damaged files
-            raise DynoError(f"The tokenizer cannot be read: {error}.", "Download the model again.") from error
+            raise DynoError(f"The tokenizer cannot be read: {reason(error)}.", "Download the model again.") from error
         template = settings.get("chat_template")
         if isinstance(template, list):
             template = next((t["template"] for t in template if t.get("name") == "default"), None)

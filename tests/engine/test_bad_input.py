@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.errors import DynoError
+from engine.errors import DynoError, for_people
 from engine.messages import Failed, Finished, Generate, LoadModel, ModelLoaded, Sampling
 from engine.models.checkpoint import load_masters
 from engine.session import Session
@@ -185,7 +185,26 @@ def test_a_damaged_folder_is_refused_with_one_clear_sentence(name: str, damaged:
         Session.open(damaged, cpu())
     assert words in caught.value.summary
     assert caught.value.hint
-    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert len(said) < 500 and "\n" not in said and "rrno" not in said and "os error" not in said
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_link_to_a_file_that_has_gone_is_said_to_be_missing_and_named_once(damaged: Path, file: str) -> None:
+    (damaged / file).unlink()
+    (damaged / file).symlink_to(damaged / "gone" / "blob")
+    with pytest.raises(DynoError) as caught:
+        Session.open(damaged, cpu())
+    assert caught.value.summary.count(file) == 1 and caught.value.summary.endswith("is missing.")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory", "/x/y.bin"),
+                                   PermissionError(13, "Permission denied", "/x/y.bin"),
+                                   OSError(28, "No space left on device", "/x/y.bin")])
+def test_a_file_that_cannot_be_used_is_told_without_number_and_path(error: OSError) -> None:
+    summary, hint = for_people(error)
+    assert summary.startswith("y.bin cannot be used: ") and hint
+    assert "rrno" not in summary and summary.count("y.bin") == 1 and "/x" not in summary
 
 
 def test_after_every_refusal_the_loaded_model_goes_on_with_the_same_bits(damaged: Path, llama_folder: Path,
