@@ -34,6 +34,7 @@ from engine.techniques.base import BuildStep, Effect
 from engine.techniques.calibration import Calibrator
 from engine.techniques.draft import Draft, Lookup
 from engine.techniques.quantizing import quantizes
+from engine.words import counted
 
 _HEADROOM = 0.92
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
@@ -120,13 +121,18 @@ class Variant:
         step = self.compiled
         if step is None:
             return
-        words = {"ready": f"The token step was compiled in {step.compile_s:.1f} s, in the background.",
-                 "failed": f"Compiling failed, so the uncompiled decoder runs: {step.error}"}.get(step.state)
-        if words is None:
+        if step.state not in ("ready", "failed"):
             return
+        words = []
+        if step.state == "ready":
+            words.append(f"The token step was compiled in {step.compile_s:.1f} s, in the background.")
+        if step.error:
+            there = ", so the uncompiled decoder runs" if step.state == "failed" else "; there the uncompiled one runs"
+            words.append(f"Compiling for a cache of {counted(step.failed_capacity, 'token')} failed{there}: "
+                         f"{step.error}")
         self.report = replace(self.report, techniques=tuple(
-            replace(t, engaged=step.state == "ready", detail=words, build_s=step.compile_s) if t.key == "compile" else t
-            for t in self.report.techniques))
+            replace(t, engaged=step.state == "ready", detail=" ".join(words), build_s=step.compile_s)
+            if t.key == "compile" else t for t in self.report.techniques))
 
 
 BuildSteps = Generator[BuildStep, None, Variant]

@@ -62,6 +62,11 @@ class CompiledStep:
         return next(reversed(self._failed.values()), "")
 
     @property
+    def failed_capacity(self) -> int:
+        """The capacity that `error` is about, 0 where none has failed."""
+        return next(reversed(self._failed), (0, 0))[0]
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since the compilation in progress began."""
         return time.perf_counter() - self._begun_s

@@ -20,7 +20,7 @@ from engine.models.gpt import KVCache
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from engine.variant import compiled_capacity
-from tests.conftest import LLAMA, TEXT, write_model
+from tests.conftest import CONTEXT, LLAMA, TEXT, write_model
 from tests.engine.support import GREEDY, Engine, cpu, decode_logits, open_session, read_logits, reply
 
 IDS = torch.randint(2, 300, (30,), generator=torch.Generator().manual_seed(4)).tolist()
@@ -123,8 +123,8 @@ def test_a_compiler_that_fails_leaves_the_reply_running_and_the_report_says_why(
     session.active.note_compilation()
     told = session.active.report.techniques[0]
     assert not told.engaged
-    assert told.detail == ("Compiling failed, so the uncompiled decoder runs: CppCompileError: g++ has left the "
-                           "building")
+    assert told.detail == (f"Compiling for a cache of {CONTEXT} tokens failed, so the uncompiled decoder runs: "
+                           "CppCompileError: g++ has left the building")
     assert waited(session).state == "failed", "it is not tried again at every token"
 
 
@@ -220,7 +220,10 @@ def test_a_capacity_that_fails_takes_nothing_from_one_that_is_ready(tmp_path: Pa
     assert (step.state, step.error) == ("ready", "out of registers")
     calls = count_calls(step)
     variant.note_compilation()
-    assert variant.report.techniques[0].engaged and "was compiled in" in variant.report.techniques[0].detail
+    told = variant.report.techniques[0]
+    assert told.engaged and "was compiled in" in told.detail
+    assert told.detail.endswith("Compiling for a cache of 1,024 tokens failed; there the uncompiled one runs: "
+                                "out of registers")
     variant.step(torch.tensor([[5]]), narrow)
     variant.step(torch.tensor([[5]]), wide)
     assert calls == [0], "the capacity that is ready runs, the other one answers uncompiled and is not tried again"
