@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         masters = _model(Path(scratch))
         rows = {name: _measured(masters, f"{options.recipe},{name}", options) for name in options.caches.split(",")}
-    print(f"\n{options.recipe}, {options.threads} threads, positions 0 to {POSITIONS[-1]}, {options.rounds} rounds\n")
+    print(f"\n{options.recipe}, threads {options.threads}, positions 0 to {POSITIONS[-1]}, {options.rounds} rounds\n")
     print("| cache | bytes a position | ms at 0 | ms at the end | slope, ns | roofline, ns | ratio | r^2 |")
     print("|---" * 8 + "|")
     for name, row in rows.items():

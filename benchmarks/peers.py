@@ -319,7 +319,7 @@ def _rounds(contenders: list[Contender], options: argparse.Namespace) -> dict[st
 def _report(seconds: dict[str, dict[str, list[float]]], options: argparse.Namespace) -> None:
     counts = {"tg": options.tg, "pp": options.pp}
     ratios = []
-    print(f"\n{options.shape}, {options.threads} threads, {options.rounds} rounds\n")
+    print(f"\n{options.shape}, threads {options.threads}, {options.rounds} rounds\n")
     print(f"| contender | tg{options.tg}, tok/s | pp{options.pp}, tok/s |\n|---|---|---|")
     for name in seconds["tg"]:
         cells = [f"{counts[t] / statistics.median(seconds[t][name]):.1f}" for t in seconds]

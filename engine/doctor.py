@@ -58,7 +58,9 @@ def _kernels(device: DeviceFacts) -> list[str]:
         return ["F.linear (the device's own library)"]
     packed = "available" if device.packed_linear else "missing from this PyTorch"
     int8 = "available" if device.int8_kernels else "none that this processor runs fast"
-    return [f"native token step: {device.native or 'missing. ' + device.native_missing}",
+    others = ", ".join(t.label for t in all_techniques() if t.own_step)
+    native = f"{device.native}; not with {others}" if device.native else f"missing. {device.native_missing}"
+    return [f"native token step: {native}",
             f"PyTorch's instruction set: {device.instruction_set}",
             f"oneDNN packed weights, fp32 and bf16: {packed}", f"oneDNN int8 products: {int8}",
             f"aten int8 weight-only: {'available' if device.int8_weight_kernel else 'missing from this PyTorch'}",

@@ -276,6 +276,8 @@ def _about_recipe(variant: Variant, weights: int, parts: dict[str, TimeShare], t
                     "every one of them: unstructured pruning alone makes nothing faster.")
     if variant.context.autocast is not None:
         said.append("Autocast casts every weight again at every token. Precision casts once.")
+    if report.token_step:
+        said.append(f"Single tokens: {report.token_step.removesuffix('.')}.")
     small_s = parts[SMALL].seconds + parts[REST].seconds
     if token_s and small_s / token_s > 0.35 and parts[MATMUL].seconds < 2 * small_s:
         said.append(f"{_time(small_s)} of each token do not depend on the number of bits, so no quantization can bring "

@@ -38,7 +38,6 @@ from engine.words import counted
 
 _HEADROOM = 0.92
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
-_OTHER_STEPS = ("autocast", "attention", "compile")  # techniques that say how PyTorch computes a token
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
 
@@ -172,18 +171,16 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
         layers=layers, weight_bytes=weight_bytes(decoder), baseline_bytes=Draft(masters, device).total_bytes(),
         kv_bytes_per_token=cache_bytes_per_token(draft.config, variant.cache_dtype), cache_dtype=variant.cache_dtype,
         sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
-        mapped_bytes=mapped, context=draft.config.context)
+        mapped_bytes=mapped, context=draft.config.context, token_step=_token_step(variant))
     return variant
 
 
 def device_for(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
     """The device, without its native step where a recipe asks for another way to compute a token."""
-    others = [o.key for o in recipe.options if o.key in _OTHER_STEPS]
-    if not device.native or not others:
+    other = next((t for o in recipe.options if (t := technique(o.key)) is not None and t.own_step), None)
+    if not device.native or other is None:
         return device
-    tech = technique(others[0])
-    assert tech is not None
-    return replace(device, native="", native_missing=f"{tech.label} brings its own way to compute a token.")
+    return replace(device, native="", native_missing=f"{other.label} brings its own way to compute a token.")
 
 
 def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None,
@@ -266,6 +263,21 @@ def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
                                                                 device.torch_name)))
     empty = EngagedReport(recipe, (), (), 0, 0, 0, draft.cache_dtype, 0.0, 0.0)
     return Variant(decoder, empty, device, context, draft.cache_dtype, step, draft.lookup)
+
+
+def _token_step(variant: Variant) -> str:
+    """How single tokens are computed on a CPU, and why not natively."""
+    device = variant.device
+    if device.kind != "cpu":
+        return ""
+    if isinstance(variant.token_step, NativeStep):
+        return f"native step, {device.native}"
+    if not device.native:
+        return f"PyTorch, not the native step. {device.native_missing or 'This machine has none.'}"
+    foreign = [m.kernel for m in variant.decoder.modules() if isinstance(m, LinearKernel) and m.native() is None]
+    why = (f"It cannot read {counted(len(foreign), 'layer')} ({foreign[0]})." if foreign
+           else "It does not take a model of this shape.")
+    return f"PyTorch, not the native step. {why}"
 
 
 def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str) -> KVCache:

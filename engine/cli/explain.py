@@ -11,6 +11,7 @@ from engine.cli.client import Client, add_model
 from engine.cli.recipes import named_recipe
 from engine.measurements import MOST_TOKENS
 from engine.messages import Explain
+from engine.words import counted
 
 HELP = "say where a token's time goes, and why it isn't less"
 
@@ -38,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(dataclasses.asdict(report) | {"tokens_per_s": report.tokens_per_s}, indent=2))
         return 0
-    print(f"{report.recipe}: {report.tokens_per_s:.1f} tok/s after {report.context} tokens, {report.threads} threads\n")
+    print(f"{report.recipe}: {report.tokens_per_s:.1f} tok/s after "
+          f"{counted(report.context, 'token')}, {counted(report.threads, 'thread')}\n")
     for share in report.shares:
         percent = 100 * share.seconds / report.token_s
         print(f"  {share.part:22} {share.seconds * 1e3:8.2f} ms  {percent:4.0f} %")

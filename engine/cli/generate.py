@@ -12,6 +12,7 @@ from engine.cli.client import Client, add_model, write
 from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
 from engine.messages import SAMPLING_LIMITS, ChatMessage, Generate, Sampling
+from engine.words import counted
 
 HELP = "generate a reply and print it"
 _SAMPLING = (
@@ -70,8 +71,9 @@ def run(options: argparse.Namespace) -> int:
         elif not options.quiet:
             lookup = (f", {stats.accepted_tokens} of {stats.drafted_tokens} looked up right"
                       if stats.drafted_tokens else "")
-            print(f"{stats.output_tokens} tokens, {stats.tokens_per_s:.1f} tok/s, first after {stats.ttft_s * 1e3:.0f} "
-                  f"ms, perplexity {stats.perplexity:.2f}{lookup}, {stats.recipe}, seed {stats.seed}", file=sys.stderr)
+            print(f"{counted(stats.output_tokens, 'token')}, {stats.tokens_per_s:.1f} tok/s, first after "
+                  f"{stats.ttft_s * 1e3:.0f} ms, perplexity {stats.perplexity:.2f}{lookup}, {stats.recipe}, seed "
+                  f"{stats.seed}", file=sys.stderr)
         return 130 if stats.finish == "stopped" else 0
     finally:
         client.close()

@@ -42,6 +42,7 @@ class Attention(Technique):
     group = "KV cache and attention"
     summary = "Choose which code computes softmax(QKᵀ/√d)V, instead of leaving it to PyTorch."
     options_type = AttentionOptions
+    own_step = True
     case_field = "backend"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:

@@ -36,6 +36,7 @@ class Autocast(Technique):
     group = "Precision"
     summary = "Keep fp32 weights, run matrix products in 16 bits."
     options_type = AutocastOptions
+    own_step = True
     case_field = "dtype"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:

@@ -102,6 +102,7 @@ class Technique(ABC):
     case_field: the option whose choices can each be possible or not on a device; empty where there is none.
     neutral: the choice of it that leaves the model as it is, so that choosing it is switching off; empty for none.
     exclusive: techniques with the same word here do the same job, so a recipe holds one of them.
+    own_step: it says how PyTorch computes a token, so the native step stands aside.
     """
 
     order: ClassVar[int]
@@ -112,6 +113,7 @@ class Technique(ABC):
     case_field: ClassVar[str] = ""
     neutral: ClassVar[str] = ""
     exclusive: ClassVar[str] = ""
+    own_step: ClassVar[bool] = False
 
     @property
     def key(self) -> str:

@@ -35,6 +35,7 @@ class Compile(Technique):
     group = "Decoding"
     summary = "Fuse the small operators of a token step into machine code. Compiles in the background."
     options_type = CompileOptions
+    own_step = True
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         if device.kind == "mps":

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QGridLayout, QPushButton, QSizePolicy, QVBoxLayout
 from engine.messages import EngagedReport
 from gui.techniques.technique_block import TechniqueBlock, kernels_text
 from gui.theme import theme
-from gui.widgets.labels import TextLabel, quiet, set_icon
+from gui.widgets.labels import TextLabel, engine_text, quiet, set_icon
 from gui.widgets.words import NBSP, change_text, duration_text, percent_text, size_text
 
 
@@ -123,6 +123,9 @@ class ReportView(QWidget):
             rows.append((self.tr("Zeros"), self.tr("{share} of the block weights").format(
                 share=percent_text(report.sparsity)), ""))
         rows.append((self.tr("Kernels"), kernels_text(report.kernels), ""))
+        if report.token_step:
+            rows.append((self.tr("Single tokens"), engine_text(report.token_step), self.tr(
+                "The native step computes a whole token in one call, without Python between its parts.")))
         built = (self.tr("from cache: it was built before and kept") if report.from_cache
                  else self.tr("in {time}").format(time=duration_text(report.build_s)))
         rows.append((self.tr("Built"), built, ""))

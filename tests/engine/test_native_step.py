@@ -27,7 +27,8 @@ from engine.messages import Sampling
 from engine.models.gpt import Decoder, Int8KVCache, KVCache, Norm
 from engine.native.library import library, missing_reason, runnable
 from engine.paths import PROBE_TEXT, bundled_model
-from engine.recipe import parse_recipe
+from engine.recipe import Recipe, parse_recipe
+from engine.session import Session
 from engine.variant import Variant
 from tests.conftest import GPT2, LLAMA, ROOT, write_model
 from tests.engine.support import cpu, decode_logits, open_session, reply
@@ -328,3 +329,30 @@ def test_without_the_library_everything_is_built_for_pytorch(llama_folder: Path)
     for recipe in ("fp32", "bf16", "int8", "int8-weight", "int4"):
         report = plain.apply(parse_recipe(recipe)).report
         assert all("native" not in kernel for kernel, _ in report.kernels)
+
+
+@pytest.mark.parametrize(("recipe", "words"), [
+    ("int8", "native step, "), ("autocast-bf16", "PyTorch, not the native step. Autocast"),
+    ("attention:backend=plain", "PyTorch, not the native step. Attention"),
+    ("bf16,attention:backend=math", "PyTorch, not the native step. Attention")])
+def test_the_report_says_how_single_tokens_are_computed_and_why_not_natively(llama_folder: Path, recipe: str,
+                                                                            words: str) -> None:
+    variant = open_session(llama_folder, parse_recipe(recipe)).active
+    assert variant is not None and variant.report.token_step.startswith(words)
+    assert isinstance(variant.token_step, NativeStep) == words.startswith("native")
+
+
+def test_the_report_names_what_is_missing_where_there_is_no_native_step(llama_folder: Path) -> None:
+    device = dataclasses.replace(cpu(), native="", native_missing="There was no compiler.")
+    session = Session.open(llama_folder, device)
+    session.apply(Recipe())
+    assert session.active is not None
+    assert session.active.report.token_step == "PyTorch, not the native step. There was no compiler."
+
+
+def test_the_report_names_the_layers_that_the_native_step_cannot_read(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "wide", LLAMA | {"intermediate_size": 65_024, "num_hidden_layers": 2})
+    variant = open_session(folder, parse_recipe("int8")).active
+    assert variant is not None and not isinstance(variant.token_step, NativeStep)
+    told = variant.report.token_step
+    assert told.startswith("PyTorch, not the native step. It cannot read 2 layers (") and told.endswith(").")

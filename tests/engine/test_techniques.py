@@ -192,6 +192,7 @@ def test_doctor_lists_every_case_of_every_technique_with_its_reason() -> None:
     assert {row["technique"] for row in here["techniques"]} == {t.key for t in all_techniques()}
     text = doctor_text(report)
     assert all(f"no   {label}: {reason}" in text for label, reason in refused.items())
+    assert not cpu().native or f"{cpu().native}; not with Autocast (AMP), Attention backend, Compile" in text
 
 
 # ----------------------------------------------------------------------------------------------------------- conflicts

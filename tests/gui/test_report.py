@@ -43,6 +43,14 @@ def test_the_report_gives_the_cache_at_full_context_and_what_is_mapped(bench: Be
     assert "rows are read from the file: 154 MB mapped, no memory of their own" in text
 
 
+def test_the_report_says_how_single_tokens_run_where_the_engine_tells(bench: Bench) -> None:
+    why = "PyTorch, not the native step. Autocast brings its own way to compute a token."
+    bench.say(loaded(INT8))
+    assert "Single tokens" not in bench.panel.report_view.text
+    bench.say(RecipeApplied(0.0, report(INT8, token_step=why)))
+    assert f"Single tokens\n{why}" in bench.panel.report_view.text
+
+
 def test_a_technique_says_its_kernels_and_what_building_it_took(bench: Bench) -> None:
     made = TechniqueReport("int8-dynamic", "int8 dynamic", True, 24, 18_000_000, 4_200_000, "Codes.", 0.042,
                            (("FBGEMM int8", 20), ("F.linear", 4)))
