@@ -186,8 +186,9 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class TechniqueReport:
-    """What one technique did. Bytes are those of what it touched, before and after it. build_s: time that building
-    spent on it; kernels: (kernel, number of its layers that run it)."""
+    """What one technique did. Bytes are those of the whole model's weights before and after it, so they chain from one
+    technique to the next. build_s: time that building spent on it; kernels: (kernel, number of layers that run it) of
+    the layers whose kernel is its choice."""
 
     key: str
     label: str

@@ -30,11 +30,11 @@ from engine.models.gpt import Decoder, Int8KVCache, KVCache, attend_plain
 from engine.native.library import library
 from engine.recipe import Recipe
 from engine.techniques import technique
-from engine.techniques.base import BuildStep, Effect
+from engine.techniques.base import BuildStep, Effect, Technique
 from engine.techniques.calibration import Calibrator
 from engine.techniques.draft import Draft, Lookup
 from engine.techniques.quantizing import quantizes
-from engine.words import counted
+from engine.words import agreed, counted
 
 _HEADROOM = 0.92
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
@@ -134,6 +134,16 @@ class Variant:
             if t.key == "compile" else t for t in self.report.techniques))
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A technique, what it recorded, and bytes of the whole model's weights before and after it."""
+
+    technique: Technique
+    effect: Effect
+    before: int
+    after: int
+
+
 BuildSteps = Generator[BuildStep, None, Variant]
 
 
@@ -146,7 +156,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     """
     started_s = time.perf_counter()
     device = device_for(device, recipe)
-    draft, effects = yield from _drafted(masters, recipe, device, calibrator)
+    draft, done = yield from _drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
     make_room(int(need / _HEADROOM))
     free = device.free_bytes()
@@ -167,7 +177,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in inner)
     mapped = decoder.embed.master.nbytes if isinstance(decoder.embed, RowsOnDemand) else 0
     variant.report = EngagedReport(
-        recipe=recipe, techniques=tuple(_technique_report(key, effect, layers, draft) for key, effect in effects),
+        recipe=recipe, techniques=tuple(_technique_report(one, layers, draft) for one in done),
         layers=layers, weight_bytes=weight_bytes(decoder), baseline_bytes=Draft(masters, device).total_bytes(),
         kv_bytes_per_token=cache_bytes_per_token(draft.config, variant.cache_dtype), cache_dtype=variant.cache_dtype,
         sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
@@ -184,19 +194,21 @@ def device_for(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
 
 
 def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None,
-             ) -> Generator[BuildStep, None, tuple[Draft, list[tuple[str, Effect]]]]:
+             ) -> Generator[BuildStep, None, tuple[Draft, list[_Done]]]:
     planned = getattr(recipe.get("precision"), "dtype", "fp32")
     autocast = getattr(recipe.get("autocast"), "dtype", "")
     draft = Draft(masters, device, calibrator, planned, autocast, quantizes(o.key for o in recipe.options))
-    effects: list[tuple[str, Effect]] = []
+    done: list[_Done] = []
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key
         verdict = tech.available(options, device, draft.config)
         if not verdict.ok:
             raise DynoError(f"{tech.label} cannot run here: {verdict.reason}", f"Switch {tech.label} off.")
-        effects.append((tech.key, (yield from tech.steps(options, draft))))
-    return draft, effects
+        before = draft.total_bytes()
+        effect = yield from tech.steps(options, draft)
+        done.append(_Done(tech, effect, before, draft.total_bytes()))
+    return draft, done
 
 
 @torch.no_grad()
@@ -302,17 +314,32 @@ def compiled_capacity(wanted: int, context: int) -> int:
     return min(capacity, context)
 
 
-def _technique_report(key: str, effect: Effect, layers: tuple[LayerReport, ...], draft: Draft) -> TechniqueReport:
-    tech = technique(key)
-    assert tech is not None
-    mine = {draft.place(name) for name in effect.layers}
+def _technique_report(done: _Done, layers: tuple[LayerReport, ...], draft: Draft) -> TechniqueReport:
+    key, effect = done.technique.key, done.effect
+    touched = {draft.place(name): name for name in effect.layers}
     kernels: dict[str, int] = {}
     for layer in layers:
-        if layer.name in mine:
+        name = touched.get(layer.name)
+        if name is not None and draft.layers[name].scheme_key == ("" if done.technique.dense_kernels else key):
             kernels[layer.kernel] = kernels.get(layer.kernel, 0) + 1
-    return TechniqueReport(key, tech.label, effect.engaged, len(effect.layers), effect.bytes_before, effect.bytes_after,
-                           effect.detail, build_s=draft.spent_s.get(key, 0.0),
+    detail = effect.detail
+    if effect.zeros:
+        detail = f"{_zeros_sentence(effect.zeros, [la for la in layers if la.name in touched])} {detail}"
+    return TechniqueReport(key, done.technique.label, effect.engaged, len(effect.layers), done.before, done.after,
+                           detail, build_s=draft.spent_s.get(key, 0.0),
                            kernels=tuple(sorted(kernels.items(), key=lambda item: -item[1])))
+
+
+def _zeros_sentence(pruned: int, layers: list[LayerReport]) -> str:
+    """How many weights are zero as they run: some were before, and rounding to few bits moves others to zero or off."""
+    total = sum(math.prod(layer.shape) for layer in layers)
+    zeros = round(sum(layer.sparsity * math.prod(layer.shape) for layer in layers))
+    words = f"{zeros:,} of {counted(total, 'weight')} {agreed(zeros, 'is', 'are')} zero"
+    if zeros == pruned:
+        return f"{words}."
+    if zeros > pruned:
+        return f"{words}: {pruned:,} by pruning, {zeros - pruned:,} by rounding or in the model itself."
+    return f"{words}: pruning chose {pruned:,}, and rounding moved {pruned - zeros:,} of them off zero."
 
 
 def _put(modules: dict[str, nn.Module], name: str, kernel: LinearKernel) -> None:

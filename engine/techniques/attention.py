@@ -61,7 +61,7 @@ class Attention(Technique):
         assert isinstance(options, AttentionOptions)
         draft.attention = options.backend
         layers = draft.config.n_layers
-        return Effect((), 0, 0, f"{counted(layers, 'attention layer')} {agreed(layers, 'runs', 'run')} "
+        return Effect((), f"{counted(layers, 'attention layer')} {agreed(layers, 'runs', 'run')} "
                       f"{_WORDS[options.backend]}."
                       + (" Where it cannot, plain operators step in." if options.backend in _FUSED else ""))
 

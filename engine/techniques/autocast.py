@@ -37,6 +37,7 @@ class Autocast(Technique):
     summary = "Keep fp32 weights, run matrix products in 16 bits."
     options_type = AutocastOptions
     own_step = True
+    dense_kernels = True
     case_field = "dtype"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
@@ -59,12 +60,13 @@ class Autocast(Technique):
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, AutocastOptions)
+        before = draft.total_bytes()
         draft.autocast = options.dtype
+        gain = ", so nothing gets smaller" if draft.total_bytes() == before else ""
         dense = [layer for layer in draft.layers.values() if layer.scheme is None]
-        size = sum(draft.layer_bytes(layer) for layer in dense)
         words = f"{counted(len(dense), 'layer')} {agreed(len(dense), 'multiplies', 'multiply')} in {options.dtype}"
-        return Effect(tuple(layer.name for layer in dense), size, size,
-                      f"{words}; weights stay fp32 and are cast at every call, so nothing gets smaller.",
+        return Effect(tuple(layer.name for layer in dense),
+                      f"{words}; weights stay fp32 and are cast at every call{gain}.",
                       engaged=bool(dense))
 
 

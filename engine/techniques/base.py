@@ -77,14 +77,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one technique did to the draft: names of the layers touched, their bytes before and after, and a plain
-    sentence."""
+    """What one technique did to the draft: names of the layers touched, and a plain sentence. zeros: weights it set to
+    zero where they stay in dense matrices; how many are zero in the end is counted when the layers are built."""
 
     layers: tuple[str, ...]
-    bytes_before: int
-    bytes_after: int
     detail: str
     engaged: bool = True
+    zeros: int = 0
 
 
 BuildStep = tuple[str, int, int]
@@ -102,6 +101,7 @@ class Technique(ABC):
     case_field: the option whose choices can each be possible or not on a device; empty where there is none.
     neutral: the choice of it that leaves the model as it is, so that choosing it is switching off; empty for none.
     exclusive: techniques with the same word here do the same job, so a recipe holds one of them.
+    dense_kernels: the kernels of layers that hold no codes are its choice.
     own_step: it says how PyTorch computes a token, so the native step stands aside.
     """
 
@@ -113,6 +113,7 @@ class Technique(ABC):
     case_field: ClassVar[str] = ""
     neutral: ClassVar[str] = ""
     exclusive: ClassVar[str] = ""
+    dense_kernels: ClassVar[bool] = False
     own_step: ClassVar[bool] = False
 
     @property

@@ -60,7 +60,7 @@ class Compile(Technique):
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, CompileOptions)
         draft.compile = options.mode
-        return Effect((), 0, 0, "The token step is compiled in the background; until it is ready, and for prompts, the "
+        return Effect((), "The token step is compiled in the background; until it is ready, and for prompts, the "
                       "uncompiled decoder runs.", engaged=False)
 
 

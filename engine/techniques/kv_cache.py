@@ -53,7 +53,7 @@ class KVCacheType(Technique):
                  f"{after * full / 1e6:,.1f} MB at the full context of {full:,} tokens.")
         if options.dtype == "int8":
             words += " They are scaled back at every step, which costs time as the context grows."
-        return Effect((), 0, 0, words)  # bytes per token are no bytes of the model: the sentence names them
+        return Effect((), words)
 
 
 TECHNIQUE = KVCacheType()

@@ -49,7 +49,7 @@ class PromptLookup(Technique):
         ties = "" if draft.dtype == "fp32" and draft.autocast is None else (
             f" In {draft.autocast or draft.dtype} two words that are nearly as likely may fall the other way.")
         where = agreed(ngram, "one", f"{ngram}")
-        return Effect((), 0, 0, f"Up to {counted(drafts, 'token')} {agreed(drafts, 'is', 'are')} proposed where the "
+        return Effect((), f"Up to {counted(drafts, 'token')} {agreed(drafts, 'is', 'are')} proposed where the "
                       f"last {where} stood before, and checked in one pass. The share that was right stands under each "
                       f"reply.{ties}")
 

@@ -36,6 +36,7 @@ class Precision(Technique):
     options_type = PrecisionOptions
     case_field = "dtype"
     neutral = "fp32"
+    dense_kernels = True
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         assert isinstance(options, PrecisionOptions)
@@ -57,18 +58,15 @@ class Precision(Technique):
         dense = tuple(layer.name for layer in draft.layers.values()
                       if layer.scheme is None or not layer.scheme.rounds)
         layers = counted(len(dense), "linear layer")
-        before = draft.total_bytes()
         if options.dtype == "tf32":
             draft.tf32 = True
-            return Effect(dense, before, before,
-                          f"{layers} {agreed(len(dense), 'multiplies', 'multiply')} in tf32; weights stay fp32.",
+            return Effect(dense, f"{layers} {agreed(len(dense), 'multiplies', 'multiply')} in tf32; weights stay fp32.",
                           engaged=bool(dense))
         draft.dtype = options.dtype
         skipped = len(draft.layers) - len(dense)
         kept = (f"; {counted(skipped, 'quantized layer')} {agreed(skipped, 'keeps its', 'keep their')} codes" if skipped
                 else "")
-        return Effect(dense, before, draft.total_bytes(),
-                      f"{layers}, embeddings and norms in {options.dtype}{kept}.")
+        return Effect(dense, f"{layers}, embeddings and norms in {options.dtype}{kept}.")
 
 
 TECHNIQUE = Precision()

@@ -56,26 +56,22 @@ class PruneHeads(Technique):
         c = draft.config
         plan = plan_heads(c, options.amount)
         if not plan.groups and not plan.queries:
-            return Effect((), 0, 0, "Nothing to remove at this amount: the model has "
+            return Effect((), "Nothing to remove at this amount: the model has "
                           f"{counted(c.n_heads, 'head')} in {counted(c.n_kv_heads, 'group')} a layer.", engaged=False)
         yield from draft.calibrate()
         names: list[str] = []
-        before = after = 0
         for done, i in enumerate(draft.blocks):
             yield "Scoring the heads", done, c.n_layers
             qkv, out = draft.layers[f"blocks.{i}.attn.qkv"], draft.layers[f"blocks.{i}.attn.out"]
             names += [qkv.name, out.name]
-            before += draft.layer_bytes(qkv) + draft.layer_bytes(out)
             with draft.clock(self.key):
                 scores = head_scores(draft.reference(out.name), draft.importance(out.name), c.n_heads)
                 queries, keys = kept_heads(scores, plan, c)
             q, kv = channels(queries, c.head_dim), channels(keys, c.head_dim)
             out.cut_columns(q)
             qkv.cut_rows(_fused(q, kv, c))
-            after += draft.layer_bytes(qkv) + draft.layer_bytes(out)
         draft.reshape(n_heads=len(queries), n_kv_heads=len(keys))
-        return Effect(tuple(names), before, after,
-                      f"{c.n_heads - len(queries)} of {counted(c.n_heads, 'query head')} and "
+        return Effect(tuple(names), f"{c.n_heads - len(queries)} of {counted(c.n_heads, 'query head')} and "
                       f"{c.n_kv_heads - len(keys)} of {counted(c.n_kv_heads, 'key/value head')} removed in "
                       f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}.")
 

@@ -42,14 +42,13 @@ class PruneLayers(Technique):
         count = layers_gone(total, options.amount)
         if not count:
             why = "Nothing to remove at this amount." if total > 1 else "A model of one layer has none to spare."
-            return Effect((), 0, 0, why, engaged=False)
+            return Effect((), why, engaged=False)
         influence = (yield from draft.calibrate()).influence
         gone = sorted(sorted(range(total), key=lambda i: influence[i])[:count])
         layers = [la for la in draft.inner() if int(la.name.split(".")[1]) in gone]
-        before = sum(draft.layer_bytes(layer) for layer in layers)
         draft.drop_blocks(set(gone))
         words = ", ".join(f"{i + 1} ({influence[i]:.3f})" for i in gone)
-        return Effect(tuple(layer.name for layer in layers), before, 0,
+        return Effect(tuple(layer.name for layer in layers),
                       f"{count} of {total} layers left out, by block influence: {words}.")
 
 

@@ -51,16 +51,14 @@ class PruneNeurons(Technique):
         c = draft.config
         keep = neurons_left(c.intermediate_size, options.amount)
         if keep == c.intermediate_size:
-            return Effect((), 0, 0, "Nothing to remove at this amount.", engaged=False)
+            return Effect((), "Nothing to remove at this amount.", engaged=False)
         if options.score == "activation":
             yield from draft.calibrate()
         names: list[str] = []
-        before = after = 0
         for done, i in enumerate(draft.blocks):
             yield "Scoring the neurons", done, c.n_layers
             up, down = draft.layers[f"blocks.{i}.mlp.up"], draft.layers[f"blocks.{i}.mlp.down"]
             names += [up.name, down.name]
-            before += draft.layer_bytes(up) + draft.layer_bytes(down)
             with draft.clock(self.key):
                 if options.score == "activation":
                     scores = draft.reference(down.name).square().sum(dim=0) * draft.importance(down.name)
@@ -69,10 +67,8 @@ class PruneNeurons(Technique):
                 kept = scores.topk(keep).indices.sort().values  # (keep,)
             up.cut_rows(_with_gate(kept, c.intermediate_size) if c.gated else kept)
             down.cut_columns(kept)
-            after += draft.layer_bytes(up) + draft.layer_bytes(down)
         draft.reshape(intermediate_size=keep)
-        return Effect(tuple(names), before, after,
-                      f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in "
+        return Effect(tuple(names), f"{c.intermediate_size - keep:,} of {c.intermediate_size:,} neurons removed in "
                       f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}.")
 
 

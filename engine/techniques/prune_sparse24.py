@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from engine.kernels.packing import ITEM_BYTES
 from engine.kernels.scheme import Scheme
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
     from engine.techniques.draft import Draft
 
 _SHORTEST = 64  # rows and columns that the sparse product needs
-_ITEM_BYTES = 2  # of its dense weights
 
 
 @dataclass(frozen=True)
 class Sparse24Scheme(Scheme):
-    """Kept values in 16 bits and two bits of position for each pair: 9/16 of the dense bytes."""
+    """Kept values and two bits of position for each of them: 9/16 of the dense bytes in 16 bits."""
 
     name = "2:4"
     exact_bias = False
     rounds = False
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
-        dense = shape[0] * shape[1] * 2
-        return dense // 2 + dense // 16
+        # Before Precision has cast the model its values count as fp32, so that each is credited with its own saving.
+        numel = shape[0] * shape[1]
+        return numel // 2 * ITEM_BYTES[dtype] + numel // 8
 
     def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
         from engine.kernels.sparse24 import Sparse24Linear
@@ -75,17 +76,14 @@ class PruneSparse24(Technique):
         # The product is 16 bits wide, and codes take its place: what the recipe casts and quantizes is decided only
         # after this technique.
         if draft.device.sparse24 and fast and draft.wants_16_bits and not draft.wants_codes:
-            before = sum(layer.numel * _ITEM_BYTES for layer in layers)  # the cast to 16 bits is Precision's merit
             draft.quantize(self.key, fast, Sparse24Scheme())
-            after = sum(draft.layer_bytes(la) if la.scheme else la.numel * _ITEM_BYTES for la in layers)
             rest = len(layers) - len(fast)
             others = (f" {counted(rest, 'other layer')} {agreed(rest, 'is', 'are')} too small or uneven for that and "
                       f"{agreed(rest, 'holds its', 'hold their')} zeros in a dense matrix." if rest else "")
-            return Effect(names, before, after, f"{counted(len(fast), 'layer')} {agreed(len(fast), 'keeps', 'keep')} "
+            return Effect(names, f"{counted(len(fast), 'layer')} {agreed(len(fast), 'keeps', 'keep')} "
                           f"two of every four weights and {agreed(len(fast), 'runs', 'run')} sparse.{others}")
-        size = sum(draft.layer_bytes(layer) for layer in layers)
-        return Effect(names, size, size, f"Two of every four weights are zero in {counted(len(layers), 'layer')}. "
-                      f"{_why_dense(draft)} {NO_GAIN}", engaged=bool(layers))
+        return Effect(names, f"Two of every four were chosen in {counted(len(layers), 'layer')}. {_why_dense(draft)} "
+                      f"{NO_GAIN}", engaged=bool(layers), zeros=sum(layer.numel // 2 for layer in layers))
 
 
 def _why_dense(draft: Draft) -> str:

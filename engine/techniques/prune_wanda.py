@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.techniques.base import Effect, Options, Steps, Technique, option
 from engine.techniques.zeroing import NO_GAIN, UNSTRUCTURED
-from engine.words import agreed, counted
+from engine.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,16 +48,14 @@ class PruneWanda(Technique):
         layers = list(draft.inner())
         counts = {layer.name: round(options.amount * layer.shape[1]) for layer in layers}
         if not any(counts.values()):
-            return Effect((), 0, 0, "Nothing to prune at this amount.", engaged=False)
+            return Effect((), "Nothing to prune at this amount.", engaged=False)
         calibration = yield from draft.calibrate()
         for layer in layers:
             strength = draft.importance(layer.name).sqrt()  # (K,)
             layer.edits.append((self.key, partial(zero_weakest, strength, counts[layer.name])))
-        size = sum(draft.layer_bytes(layer) for layer in layers)
         zeros = sum(counts[layer.name] * layer.shape[0] for layer in layers)
-        return Effect(tuple(layer.name for layer in layers), size, size,
-                      f"{zeros:,} of {counted(sum(layer.numel for layer in layers), 'weight')} "
-                      f"{agreed(zeros, 'is', 'are')} zero, chosen on {counted(calibration.tokens, 'token')}. {NO_GAIN}")
+        return Effect(tuple(layer.name for layer in layers),
+                      f"Chosen on {counted(calibration.tokens, 'token')} of text. {NO_GAIN}", zeros=zeros)
 
 
 def zero_weakest(strength: Tensor, count: int, weight: Tensor) -> Tensor:

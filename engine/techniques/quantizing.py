@@ -40,13 +40,11 @@ def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedd
     layers = list(draft.inner())
     head_layer = draft.layers["head"]
     touched = [*layers, head_layer] if head is not None else layers
-    before = draft.total_bytes()
     draft.quantize(key, layers, scheme)
     if head is not None:
         draft.quantize(key, [head_layer], head)
     if embedding != "keep":
         draft.embedding = embedding
-    after = draft.total_bytes()
     codes = sum(layer.numel for layer in touched)
     held = sum(draft.layer_bytes(layer) for layer in touched)
     sentences = [f"{counted(len(layers), 'layer')} {agreed(len(layers), 'holds', 'hold')} {words}"
@@ -54,6 +52,7 @@ def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedd
     if scheme.name == "int8" and held > 1.1 * codes:
         sentences.append(f"Packing pads the codes to {held / codes:.1f} times their size.")
     if head is None:
-        share = draft.layer_bytes(head_layer) / max(1, held + draft.layer_bytes(head_layer))
+        dense = head_layer.numel * (2 if draft.wants_16_bits else 4)
+        share = dense / max(1, held + dense)
         sentences.append(f"The head stays dense: {100 * share:.0f} % of the bytes a token now reads.")
-    return Effect(tuple(layer.name for layer in touched), before, after, " ".join(sentences))
+    return Effect(tuple(layer.name for layer in touched), " ".join(sentences))

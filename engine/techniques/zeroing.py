@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import DynoError
 from engine.techniques.base import Effect, Steps
-from engine.words import agreed, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +33,7 @@ def zero_lowest(draft: Draft, key: str, amount: float, across: bool, scores: Sco
         counts = [round(amount * layer.numel) for layer in layers]
         parts = [[layer] for layer in layers]
     if not any(counts):
-        return Effect((), 0, 0, "Nothing to prune at this amount.", engaged=False)
+        return Effect((), "Nothing to prune at this amount.", engaged=False)
     done, total = 0, 3 * len(layers)
 
     def keys(layer: LayerDraft) -> Tensor:
@@ -54,11 +53,7 @@ def zero_lowest(draft: Draft, key: str, amount: float, across: bool, scores: Sco
             yield "Scoring the weights", done, total
         for layer, allowed in zip(part, ties, strict=True):
             layer.edits.append((key, partial(_zeroed, layer.name, scores, bits, allowed)))
-    size = sum(draft.layer_bytes(layer) for layer in layers)
-    total_weights = sum(layer.numel for layer in layers)
-    return Effect(tuple(layer.name for layer in layers), size, size,
-                  f"{sum(counts):,} of {counted(total_weights, 'weight')} {agreed(sum(counts), 'is', 'are')} zero. "
-                  f"{NO_GAIN}")
+    return Effect(tuple(layer.name for layer in layers), NO_GAIN, zeros=sum(counts))
 
 
 def threshold(layers: list[T], keys: Callable[[T], Tensor],

@@ -42,11 +42,11 @@ class TechniqueBlock(QWidget):
 
 def _facts(report: TechniqueReport) -> list[str]:
     before, after = report.bytes_before, report.bytes_after
-    change = _tr("{size}, unchanged").format(size=size_text(after)) if before == after else change_text(before, after)
-    parts = [_tr("Layers touched: {count}").format(count=report.layers_touched)] if report.layers_touched else []
-    if before != after or (parts and after):
-        parts.append(change)
-    lines = [" · ".join(parts)] if parts else []
+    lines = [_tr("Layers touched: {count}").format(count=report.layers_touched)] if report.layers_touched else []
+    if before != after:
+        lines.append(_tr("Model's weights: {change}").format(change=change_text(before, after)))
+    elif lines:
+        lines.append(_tr("Model's weights: {size}, unchanged").format(size=size_text(after)))
     if report.kernels:
         lines.append(kernels_text(report.kernels))
     if report.build_s >= _WORTH_SAYING_S:

@@ -55,6 +55,9 @@ def check_report(session: Session, variant: Variant) -> EngagedReport:
     assert report.weight_bytes == draft.total_bytes() + padding, variant.recipe.label
     assert [t.key for t in report.techniques] == [o.key for o in variant.recipe.options]
     assert all(t.detail.endswith(".") for t in report.techniques)
+    steps = [(t.bytes_before, t.bytes_after) for t in report.techniques]
+    sizes = [report.baseline_bytes, *(after for _, after in steps)]
+    assert [before for before, _ in steps] == sizes[:-1] and sizes[-1] == draft.total_bytes(), "one basis for all"
     assert {layer.name: layer.shape for layer in report.layers} == {
         draft.place(name): layer.shape for name, layer in draft.layers.items()}
     for capacity in (7, 128):
@@ -141,3 +144,21 @@ def test_the_full_stack_prunes_before_it_quantizes(llama_folder: Path, text: str
             stacked = kernels(variant)[name]
             assert stacked.shape == layer.shape
             assert not stacked.dense()[layer.dense() == 0].any()
+
+
+@pytest.mark.parametrize("rounding", ["", ",bf16", ",int8", ",int8-weight-only", ",int4"])
+@pytest.mark.parametrize("pruning", ["wanda-50", "l1-50", "prune-random:amount=0.2", "prune-2-4"])
+def test_pruning_counts_the_zeros_that_the_layers_end_up_with_and_claims_no_kernel(
+        llama_folder: Path, pruning: str, rounding: str) -> None:
+    _, variant = built(llama_folder, pruning + rounding)
+    first, *others = variant.report.techniques
+    inner = {name: kernel.dense() for name, kernel in kernels(variant).items() if name != "head"}
+    zeros = sum(int((weight == 0).sum()) for weight in inner.values())
+    total = sum(weight.numel() for weight in inner.values())
+    assert first.detail.startswith(f"{zeros:,} of {total:,} weights are zero")
+    assert first.kernels == () and first.bytes_before == first.bytes_after == variant.report.baseline_bytes
+    for told in others:
+        assert sum(count for _, count in told.kernels) == told.layers_touched
+    chosen = sum(round(la.sparsity * la.shape[0] * la.shape[1]) for la in built(llama_folder, pruning)[1].report.layers
+                 if la.name != "head")
+    assert (" rounding " in first.detail) == (zeros != chosen)

@@ -298,9 +298,8 @@ def test_on_a_card_two_of_four_runs_sparse_and_takes_nine_sixteenths_of_16_bits(
     dense = [layer for layer in draft.inner() if layer.scheme is None]
     assert len(sparse) == 4 and len(dense) == 4  # 104 neurons are no whole blocks
     assert "4 layers keep two of every four weights and run sparse. 4 other layers are too small" in told.detail
-    assert told.bytes_before == 2 * sum(la.numel for la in draft.inner())
-    assert told.bytes_after == sum(draft.layer_bytes(la) for la in draft.inner())
-    assert told.bytes_after - 2 * sum(la.numel for la in dense) == 9 / 8 * sum(la.numel for la in sparse)
+    assert sum(map(draft.layer_bytes, sparse)) == 9 / 8 * sum(la.numel for la in sparse)
+    assert Sparse24Scheme().nbytes((64, 64), "fp32", CARD) == 64 * 64 * (2 + 1 / 8), "the cast comes later"
     assert "quantized" not in effects["precision"].detail and "9 linear layers" in effects["precision"].detail
 
 
@@ -310,17 +309,13 @@ def test_on_a_card_two_of_four_claims_no_layer_that_quantization_takes(llama_fol
     told = effects["prune-2-4"]
     assert not any(isinstance(layer.scheme, Sparse24Scheme) for layer in draft.layers.values())
     assert "run sparse" not in told.detail and "rounds these layers to codes" in told.detail
-    assert told.bytes_before == told.bytes_after == 4 * sum(layer.numel for layer in draft.inner())
-    assert effects[next(key for key in effects if key not in ("prune-2-4", "precision"))].bytes_before == Draft(
-        load_masters(llama_folder), CARD).total_bytes()
+    assert told.zeros == sum(layer.numel for layer in draft.inner()) // 2
 
 
 def test_a_single_layer_is_told_in_the_singular_with_its_bytes(tied_llama_folder: Path) -> None:
     _, variant = built(tied_llama_folder, "int8,autocast-bf16")
     told = next(t for t in variant.report.techniques if t.key == "autocast")
-    head = next(layer for layer in variant.report.layers if layer.name == "head")
-    assert told.detail.startswith("1 layer multiplies in bf16;")
-    assert told.layers_touched == 1 and told.bytes_before == told.bytes_after == head.nbytes
+    assert told.detail.startswith("1 layer multiplies in bf16;") and told.layers_touched == 1
     _, variant = built(tied_llama_folder, "int8,bf16")
     assert "1 linear layer, embeddings" in variant.report.techniques[-1].detail
     _, variant = built(tied_llama_folder, "lookup:ngram=1:drafts=1")

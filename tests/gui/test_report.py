@@ -56,7 +56,7 @@ def test_a_technique_says_its_kernels_and_what_building_it_took(bench: Bench) ->
                            (("FBGEMM int8", 20), ("F.linear", 4)))
     bench.say(loaded(INT8), RecipeApplied(0.0, report(INT8, techniques=(made,))))
     text = bench.panel.report_view.text
-    assert "Layers touched: 24 · 18.0 MB → 4.20 MB (0.23×)" in text
+    assert "Layers touched: 24\nModel's weights: 18.0 MB → 4.20 MB (0.23×)" in text
     assert "20 × FBGEMM int8\n4 × F.linear" in text and "Building it took 42 ms" in text
 
 
