@@ -149,6 +149,7 @@ class MainWindow(QMainWindow):
         self._status_model.setAccessibleName(self.tr("Model, device and recipe"))
         self._status_speed = QLabel()
         self._status_speed.setAccessibleName(self.tr("Memory and speed"))
+        self._status_speed.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._why = QPushButton(self.tr("Why isn't it faster?"))
         self._why.setProperty("link", True)
         self._why.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -168,9 +169,9 @@ class MainWindow(QMainWindow):
         bar = self.statusBar()
         bar.setSizeGripEnabled(False)
         bar.addWidget(self._status_model)
-        bar.addWidget(self._status_speed)
-        bar.addWidget(self._why)
-        for widget in (self._status_job, self._status_bar, self._stop):
+        # The button stands in the corner, and the figures beside it never give room back: nothing slips away from
+        # under the mouse when a number changes or a job begins.
+        for widget in (self._status_job, self._status_bar, self._stop, self._status_speed, self._why):
             bar.addPermanentWidget(widget)
         self._show_job()
         self._status_timer = QTimer(self, interval=_STATUS_INTERVAL_MS)
@@ -332,8 +333,11 @@ class MainWindow(QMainWindow):
         for label, said in ((self._status_model, text), (self._status_speed, speed_text)):
             if said != label.text():
                 label.setText(said)
+        wanted = self._status_speed.sizeHint().width()
+        self._status_speed.setMinimumWidth(max(self._status_speed.minimumWidth(), wanted))
 
     def _restyle(self) -> None:
+        self._status_speed.setMinimumWidth(0)  # of the old font
         for button, name in self._nav:
             button.setIcon(icon(name))
 
