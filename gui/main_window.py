@@ -43,6 +43,7 @@ from gui.context import AppContext, Dock, find_docks, find_pages
 from gui.shortcuts import ShortcutsDialog
 from gui.techniques.dock import remembered_recipe
 from gui.theme import icon, theme
+from gui.widgets.dock_title import DockTitle
 from gui.widgets.labels import ElidedLabel
 from gui.widgets.notice import Notice
 from gui.widgets.numbers import rate, size
@@ -51,6 +52,8 @@ _STATUS_INTERVAL_MS = 500
 _SHOW_PROGRESS_AFTER_S = 0.5
 _SHOW_ETA_AFTER_S = 5.0
 _LAYOUT_VERSION = 1
+_MONITOR_PX, _MONITOR_PX_AT_150 = 210, 260
+"""Height of the monitor at first: its legends and axes grow with the font, and its plots should not pay for it."""
 
 
 class MainWindow(QMainWindow):
@@ -64,6 +67,7 @@ class MainWindow(QMainWindow):
         self._process = psutil.Process()
         self._jobs: dict[int, float] = {}  # started_s of the jobs that run, the one in the status line first
         self._loading_id = 0
+        self._font_percent = 100
         self.setWindowTitle(self.tr("GPT Dyno"))
         self.setMinimumSize(760, 520)
         self.resize(1280, 820)
@@ -130,10 +134,7 @@ class MainWindow(QMainWindow):
         for dock in find_docks():
             frame = QDockWidget(QCoreApplication.translate("docks", dock.title), self)
             frame.setObjectName(dock.key)
-            title = QLabel(frame.windowTitle())  # Qt's own title keeps its size when fonts grow
-            title.setProperty("heading", True)
-            title.setMargin(6)
-            frame.setTitleBarWidget(title)
+            frame.setTitleBarWidget(DockTitle(frame.windowTitle()))
             frame.setWidget(QWidget())
             self.addDockWidget(dock.area, frame)
             self._dock_widgets[dock.key] = (dock, frame)
@@ -142,7 +143,7 @@ class MainWindow(QMainWindow):
         if "techniques" in frames:
             self.resizeDocks([frames["techniques"]], [320], Qt.Orientation.Horizontal)
         if "monitor" in frames:
-            self.resizeDocks([frames["monitor"]], [210], Qt.Orientation.Vertical)
+            self.resizeDocks([frames["monitor"]], [_MONITOR_PX], Qt.Orientation.Vertical)
 
     def _build_status(self) -> None:
         self._status_model = ElidedLabel(self.tr("Starting…"))
@@ -216,7 +217,11 @@ class MainWindow(QMainWindow):
     def fill_docks(self) -> None:
         """Make the docks' contents: after the first paint, because charts take a moment to load."""
         for dock, frame in self._dock_widgets.values():
-            frame.setWidget(dock.make(self._context))
+            content = dock.make(self._context)
+            frame.setWidget(content)
+            title, controls = frame.titleBarWidget(), getattr(content, "title_controls", None)
+            if isinstance(title, DockTitle) and isinstance(controls, QWidget):
+                title.add(controls)
 
     # ----------------------------------------------------------------------------------------------------- actions
 
@@ -336,7 +341,17 @@ class MainWindow(QMainWindow):
         wanted = self._status_speed.sizeHint().width()
         self._status_speed.setMinimumWidth(max(self._status_speed.minimumWidth(), wanted))
 
+    def _make_room(self) -> None:
+        """The monitor grows with its texts, and shrinks again."""
+        before, self._font_percent = self._font_percent, theme().font_percent
+        if "monitor" in self._dock_widgets and before != self._font_percent:
+            frame = self._dock_widgets["monitor"][1]
+            grown = (self._font_percent - before) * (_MONITOR_PX_AT_150 - _MONITOR_PX) // 50
+            height = frame.height() if self.isVisible() else _MONITOR_PX  # nothing is laid out before
+            self.resizeDocks([frame], [height + grown], Qt.Orientation.Vertical)
+
     def _restyle(self) -> None:
+        self._make_room()
         self._status_speed.setMinimumWidth(0)  # of the old font
         for button, name in self._nav:
             button.setIcon(icon(name))

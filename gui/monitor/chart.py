@@ -43,10 +43,12 @@ _IDLE_TOP = {"W": 100.0, "°C": 100.0, "MHz": 1000.0}
 class Chart(QWidget):
     """Shows the series of one group. Left and Right walk the cursor, Ctrl+C copies the values.
 
-    view_chosen: the user chose what to show (a View's key). cursor_walked: steps, or None to put the cursor away.
+    view_chosen: the user chose what to show (a View's key). other_chosen: another chart in this one's place (its key).
+    cursor_walked: steps, or None to put the cursor away.
     """
 
     view_chosen = Signal(str)
+    other_chosen = Signal(str)
     cursor_walked = Signal(object)
 
     def __init__(self, spec: ChartSpec, parent: QWidget | None = None) -> None:
@@ -59,10 +61,11 @@ class Chart(QWidget):
         self._view: View | None = None
         self._numbers: dict[str, int] = {}
         self._scale = Scale(spec.idle_top, may_be_log=spec.may_be_log)
+        self._second = Scale(spec.idle_top, may_be_log=spec.may_be_log)
         self._unit = spec.unit
         self._x_ticks: tuple[float, float, int] | None = None
         self.header = Header()
-        self.plot = Plot()
+        self.plot = Plot(second_axis=spec.second_axis)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 3, 2, 2)
@@ -70,6 +73,7 @@ class Chart(QWidget):
         column.addWidget(self.header)
         column.addWidget(self.plot, 1)
         self.header.view_chosen.connect(self.view_chosen)
+        self.header.other_chosen.connect(self.other_chosen)
         self.set_series(())
 
     # Which series
@@ -100,13 +104,23 @@ class Chart(QWidget):
         self.wanted_view = key
         self.set_series(self._infos)
 
+    def offer_others(self, others: Sequence[tuple[str, str]]) -> None:
+        """Charts (key, title) that the heading's menu offers in this one's place."""
+        self.header.set_others(others)
+
     def _entry(self, info: SeriesInfo, many_cards: bool) -> Entry:
         tip = long_label(info, many_cards)
         if info.reason_missing is not None:
             tip = f"{tip}: {translated(info.reason_missing)}"
+        label, brief = short_label(info, many_cards), brief_label(info, many_cards)
+        if self._is_second(info):
+            label, brief = (self.tr("{series}, right axis").format(series=name) for name in (label, brief))
+            tip = self.tr("{series}: the diamonds, on the axis at the right").format(series=tip)
         symbol = "" if is_switch(info) else "points" if is_points(info) else "line"
-        return Entry(self._numbers.get(info.key, 0), short_label(info, many_cards), brief_label(info, many_cards),
-                     widest_value(info.unit), tip, symbol)
+        return Entry(self._numbers.get(info.key, 0), label, brief, widest_value(info.unit), tip, symbol)
+
+    def _is_second(self, info: SeriesInfo) -> bool:
+        return self.spec.second_axis and is_points(info)
 
     def _set_unit(self, unit: str) -> None:
         if unit != self._unit or self._scale.top == 0.0:
@@ -132,7 +146,8 @@ class Chart(QWidget):
         for info, times_s, values in visible:
             number = self._numbers[info.key]
             if is_points(info):
-                drawing.points.append((number, times_s - frame.now_s, self._scale.place(values)))
+                place = self.plot.beside if self._is_second(info) else self._scale.place
+                drawing.points.append((number, times_s - frame.now_s, place(values)))
                 continue
             times_s, values = thinned(times_s, values, bin_s)
             xs, ys = times_s - frame.now_s, self._scale.place(values)
@@ -160,15 +175,20 @@ class Chart(QWidget):
             self.plot.set_x_range(window.start_s, window.end_s, window.ticks(parts))
 
     def _fit(self, visible: Sequence[tuple[SeriesInfo, FloatArray, FloatArray]], now_s: float, window: Window) -> None:
-        """Move the vertical axis when what is visible asks for it."""
-        lowest, highest = math.nan, math.nan
-        for _, times_s, values in visible:
-            inside = values[(times_s >= now_s + window.start_s) & (times_s <= now_s + window.end_s)]
-            if len(inside):
-                lowest = float(np.fmin(lowest, np.fmin.reduce(inside)))
-                highest = float(np.fmax(highest, np.fmax.reduce(inside)))
-        if self._scale.fit(lowest, highest):
-            self.plot.set_scale(self._unit, self._scale)
+        """Move the vertical axes when what is visible asks for it."""
+        for second, scale in ((False, self._scale), (True, self._second)):
+            lowest, highest = math.nan, math.nan
+            for info, times_s, values in visible:
+                inside = values[(times_s >= now_s + window.start_s) & (times_s <= now_s + window.end_s)]
+                if len(inside) and self._is_second(info) == second:
+                    lowest = float(np.fmin(lowest, np.fmin.reduce(inside)))
+                    highest = float(np.fmax(highest, np.fmax.reduce(inside)))
+            if not scale.fit(lowest, highest):
+                continue
+            if second:
+                self.plot.set_second_scale(scale)
+            else:
+                self.plot.set_scale(self._unit, scale)
 
     def _why_empty(self, frame: Frame, window: Window) -> str:
         """Said in the plot when it has nothing to draw; the legend's tool tips say it of single series."""

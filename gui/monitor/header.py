@@ -71,6 +71,7 @@ class Header(QWidget):
     """The title, a button to choose what the chart shows (where there is a choice), and the legend, wrapped."""
 
     view_chosen = Signal(str)
+    other_chosen = Signal(str)
     lines_changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -80,7 +81,7 @@ class Header(QWidget):
         self.lines = 1
         self._least_lines = 1
         self._room = 0
-        self._title, self._hint = "", ""
+        self._title, self._hint, self._chosen = "", "", ""
         self._entries: tuple[Entry, ...] = ()
         self._values: tuple[str, ...] = ()
         self._boxes: list[QRect] = []
@@ -91,21 +92,33 @@ class Header(QWidget):
         self._choose.setMenu(QMenu(self._choose))
         self._choose.hide()
         self._views: list[tuple[str, str]] = []
+        self._others: list[tuple[str, str]] = []
 
     # What it says
 
     def set_title(self, title: str, hint: str, views: Sequence[View], chosen: str) -> None:
         """The heading, what its tool tip adds, and the choice behind it where there is one."""
         self._title, self._hint = title, hint
-        self._choose.setVisible(len(views) > 1)
+        self._chosen = chosen
         self._choose.setText(f"{title} ▾")
         self._choose.setAccessibleName(self.tr("What this chart shows: {choice}").format(choice=title))
         self._choose.setToolTip(self.tr("Choose what this chart shows"))
         if [(view.key, view.title) for view in views] != self._views:
             self._views = [(view.key, view.title) for view in views]
-            self._fill_menu(views)
+            self._fill_menu()
         for action in self._choose.menu().actions():
-            action.setChecked(action.data() == chosen)
+            action.setChecked(action.isCheckable() and action.data() == chosen)
+        self._show_choice()
+
+    def set_others(self, others: Sequence[tuple[str, str]]) -> None:
+        """Other charts (key, title) to choose in this one's place."""
+        if list(others) != self._others:
+            self._others = list(others)
+            self._fill_menu()
+            self._show_choice()
+
+    def _show_choice(self) -> None:
+        self._choose.setVisible(len(self._views) > 1 or bool(self._others))
         self._arrange()
 
     def set_entries(self, entries: Sequence[Entry]) -> None:
@@ -142,22 +155,30 @@ class Header(QWidget):
         if event.size().width() != event.oldSize().width():
             self._arrange()
 
-    def _fill_menu(self, views: Sequence[View]) -> None:
+    def _fill_menu(self) -> None:
         menu = self._choose.menu()
         menu.clear()
         group = QActionGroup(menu)
-        for view in views:
-            action = QAction(view.title, menu, checkable=True)
-            action.setData(view.key)
-            action.triggered.connect(lambda _=False, key=view.key: self.view_chosen.emit(key))
+        for key, title in self._views if len(self._views) > 1 else ():
+            action = QAction(title, menu, checkable=True)
+            action.setData(key)
+            action.setChecked(key == self._chosen)
+            action.triggered.connect(lambda _=False, key=key: self.view_chosen.emit(key))
             group.addAction(action)
+            menu.addAction(action)
+        if self._others and menu.actions():
+            menu.addSeparator()
+        for key, title in self._others:
+            action = QAction(self.tr("Instead: {chart}").format(chart=title), menu)
+            action.triggered.connect(lambda _=False, key=key: self.other_chosen.emit(key))
             menu.addAction(action)
 
     def _arrange(self) -> None:
         """Place heading and entries in lines; sets the height. lines_changed tells when they are more or fewer.
 
-        The legend stands beside the heading where all of it fits there, else below. Entries that would take more lines
-        than there is room for are counted instead ("+3").
+        The legend begins beside the heading where that saves a line, else below it. lines: how many are needed, though
+        the neighbours may ask for more. Entries that would take more lines than there is room for are counted instead
+        ("+3").
         """
         small, bold = self._fonts()
         metrics = QFontMetrics(small)
@@ -167,12 +188,13 @@ class Header(QWidget):
             x = min(QFontMetrics(bold).horizontalAdvance(self._choose.text()) + 4, max(20, self.width()))
             self._choose.setGeometry(0, 0, x, line)  # narrower than its hint, so that its text starts at the edge
         widths = [self._width_of(entry, metrics) for entry in self._entries]
-        boxes = self._flow(widths, x + _BETWEEN, 0, line)
-        if boxes and boxes[-1].top() > 0:
-            boxes = self._flow(widths, 0, line, line)
         most = max(2, self._room // line)
-        self._boxes = [box for box in boxes if box.bottom() < most * line]
-        lines, self.lines = self.lines, 1 + max((box.top() // line for box in self._boxes), default=0)
+        beside, below = ([box for box in boxes if box.bottom() < most * line] for boxes in (
+            self._flow(widths, x + _BETWEEN, 0, line), self._flow(widths, 0, line, line)))
+        one, other = (1 + max((box.top() // line for box in boxes), default=0) for boxes in (beside, below))
+        is_tidy = one > 1 and other <= max(one, self._least_lines) and len(below) == len(beside)
+        self._boxes = below if is_tidy else beside
+        lines, self.lines = self.lines, one
         self.setFixedHeight(max(self.lines, self._least_lines) * line)
         self._base = None
         self.update()

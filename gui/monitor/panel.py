@@ -1,4 +1,4 @@
-"""The monitor's dock: four charts that share one stretch of time, refreshed twice a second while anyone can see them.
+"""The monitor's dock: charts that share one stretch of time, refreshed twice a second while anyone can see them.
 
 It knows when to refresh and what is visible; how a chart looks the chart knows. The model decodes on the same cores
 and shares the interpreter's lock, so a refresh takes one look at the monitor, draws, and moves no layout.
@@ -30,12 +30,15 @@ _CURSOR_STEPS = 120
 _SAID_MS = 8000
 _STALE_S = 3.0
 """The lines are drawn anew at least this often, however long the window is."""
+_FRONT = "throughput perplexity"
+"""The charts that are shown where there is no room for all: what techniques change most."""
 _MARGIN_S = 5.0
 """Seconds copied beyond the left edge, so that lines come in from outside."""
 
 
 class MonitorPanel(QWidget):
-    """Charts and footer. Remembers the window of time and what each chart shows."""
+    """Charts, and the line with their controls (`title_controls`, which the dock's title bar takes over). Remembers the
+    window of time, what each chart shows, and which ones stand in front."""
 
     def __init__(self, monitor: Monitor, settings: Settings, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -53,9 +56,10 @@ class MonitorPanel(QWidget):
         self._watched: QWidget | None = None
         self._table: TableDialog | None = None
         self.charts = [Chart(spec) for spec in CHARTS]
-        self.grid = ChartGrid(self.charts)
+        front = settings.get("monitor/front", _FRONT).split()
+        self.grid = ChartGrid(self.charts, front)
         self.menu = MonitorMenu(monitor, self.grid.content, self.since_s, self)
-        self.footer = Footer(self.menu)
+        self.footer = self.title_controls = Footer(self.menu)  # a dock's title bar may take it
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -64,6 +68,7 @@ class MonitorPanel(QWidget):
         for chart in self.charts:
             chart.choose_view(settings.get(f"monitor/{chart.spec.key}_view", ""))
             self._connect(chart)
+        self.grid.front_chosen.connect(lambda keys: settings.set("monitor/front", " ".join(keys)))
         self.menu.reset.connect(self.reset_view)
         self.menu.paused.connect(self.footer.pause.setChecked)
         self.menu.table.connect(self.show_table)
@@ -105,6 +110,7 @@ class MonitorPanel(QWidget):
         if news:
             for chart in self.charts:
                 chart.set_series(infos)
+            self.grid.name_others()
         shown = [info for chart in self.charts for info in chart.shown]
         since_s = before.now_s + self.window_shown.start_s - _MARGIN_S if before else -math.inf
         self._frame = frame = take_frame(self._monitor, infos, shown, since_s)
@@ -177,6 +183,7 @@ class MonitorPanel(QWidget):
     def _choose_view(self, chart: Chart, key: str) -> None:
         self._settings.set(f"monitor/{chart.spec.key}_view", key)
         chart.choose_view(key)
+        self.grid.name_others()
         self._fetch_back()
         self._draw()
 

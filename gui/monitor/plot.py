@@ -3,7 +3,7 @@
 Measured at 1280 pixels with eight series: pyqtgraph's axes replay their text and grid at every paint (16 ms for four
 charts), so they are kept as pictures here and drawn anew only when a range moves. A PlotCurveItem each costs another
 millisecond in bounding rectangles, so one item with a fixed one draws all. The horizontal axis is relative to now: data
-move, axes do not.
+move, axes do not. What means something else than the lines has an axis of its own at the right, marked with its symbol.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from PySide6.QtCore import QPoint, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QContextMenuEvent, QFontMetrics, QMouseEvent, QWheelEvent
 from PySide6.QtWidgets import QGraphicsGridLayout, QGraphicsItem, QWidget
 
+from engine.monitor.ring import FloatArray
 from gui.monitor.canvas import Canvas
 from gui.monitor.polyline import Scale
+from gui.monitor.style import SYMBOL
 from gui.monitor.words import ago_text, axis_text
 from gui.theme import colours, small_font
 
 _RIGHT_MARGIN = 18
 _TICK_OVERHANG = 40
-_HEADROOM = 0.05
-"""Above the axis' top, so that a symbol there is not cut off."""
+_SYMBOL_PX = 5
+_MOST_HEADROOM = 0.3
 _TALL_PX = 130
 _TALL_PARTS, _LOW_PARTS = 5, 2
 _USUAL_TIME = "−60 s"
@@ -44,25 +46,28 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
     zoomed = Signal(float)
     reset = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, second_axis: bool = False) -> None:
         super().__init__(parent, useOpenGL=False, background=None)
         self.setInteractive(False)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setMinimumHeight(40)
         self._unit = ""
         self._scale = Scale(1.0)
+        self._second = Scale(1.0)
         self._x_range = (-60.0, 0.0)
         self._grip: QPoint | None = None
         self._shown_parts = 0
         self._places: list[float] = []
         self.view = pg.ViewBox(enableMouse=False, enableMenu=False, defaultPadding=0)
         self.left, self.bottom = pg.AxisItem("left"), pg.AxisItem("bottom")
+        self.right = pg.AxisItem("right") if second_axis else None
+        places = [(self.left, 0, 0), (self.bottom, 1, 1)] + ([(self.right, 0, 2)] if self.right is not None else [])
         self.canvas = Canvas()
         self._grid = QGraphicsGridLayout()
         self._grid.setSpacing(0)
         frame = pg.GraphicsWidget()
         frame.setLayout(self._grid)
-        for axis, row, column in ((self.left, 0, 0), (self.bottom, 1, 1)):
+        for axis, row, column in places:
             axis.linkToView(self.view)
             axis.setStyle(tickLength=0, tickAlpha=255, hideOverlappingLabels=_TICK_OVERHANG, autoExpandTextSpace=False,
                           autoReduceTextSpace=False)
@@ -98,10 +103,33 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
         self.left.setTicks([list(zip(places, texts, strict=True))])
         self._places = places
         self._apply_range()
+        self.set_second_scale(self._second)
+
+    def set_second_scale(self, scale: Scale) -> None:
+        """The axis at the right; call after that scale moved."""
+        self._second = scale
+        if self.right is None:
+            return
+        values = scale.ticks(_LOW_PARTS)
+        texts = [f"{axis_text('', value)}{SYMBOL}" for value in values]
+        width = max(map(QFontMetrics(self.canvas.font).horizontalAdvance, texts)) + 10
+        if self.right.width() != width:
+            self.right.setWidth(width)
+        places = self.beside(np.asarray(values, dtype=np.float64))
+        self.right.setTicks([list(zip((float(place) for place in places), texts, strict=True))])
+
+    def beside(self, values: FloatArray) -> FloatArray:
+        """Values of the axis at the right, in the drawing coordinates of the one at the left, (n,)."""
+        second, scale = self._second, self._scale
+        share = (second.place(values) - second.bottom) / ((second.top or 1.0) - second.bottom)
+        return scale.bottom + share * ((scale.top or 1.0) - scale.bottom)
 
     def _apply_range(self) -> None:
         (start_s, end_s), scale = self._x_range, self._scale
-        height = ((scale.top or 1.0) - scale.bottom) * (1.0 + _HEADROOM)
+        # The markers' labels stand in a strip of their own, above all lines and points.
+        strip = QFontMetrics(self.canvas.font).height() + _SYMBOL_PX
+        share = min(_MOST_HEADROOM, strip / max(1.0, self.view.height()))
+        height = ((scale.top or 1.0) - scale.bottom) / (1.0 - share)
         self.view.setRange(xRange=(start_s, end_s), yRange=(scale.bottom, scale.bottom + height), padding=0)
         self.canvas.set_bounds(QRectF(start_s, scale.bottom, end_s - start_s, height), self._places)
 
@@ -117,21 +145,25 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
         """Fonts or colours changed."""
         c, font = colours(), small_font(self.font(), 0.82)
         self.setBackground(c.window)
-        for axis in (self.left, self.bottom):
+        for axis in filter(None, (self.left, self.bottom, self.right)):
             axis.setStyle(tickFont=font)
             axis.setPen(c.border)
             axis.setTickPen(c.border)
             axis.setTextPen(c.muted)
         line = QFontMetrics(font).height()
-        self.bottom.setHeight(line + 4)
-        self._grid.setContentsMargins(0, line // 2, _RIGHT_MARGIN, 0)
+        self.bottom.setStyle(tickTextOffset=line // 4 + 2)  # clear of the lowest label at the left
+        self.bottom.setHeight(line + line // 4 + 3)
+        self._grid.setContentsMargins(0, line // 2, 0 if self.right is not None else _RIGHT_MARGIN, 0)
         self.canvas.restyle(font)
         self.set_scale(self._unit, self._scale)
+        self.set_second_scale(self._second)
 
     def _resized(self) -> None:
-        """A taller plot has room for more ticks."""
+        """A taller plot has room for more ticks, and gives the labels a smaller share."""
         if self._parts() != self._shown_parts:
             self.set_scale(self._unit, self._scale)
+        else:
+            self._apply_range()
 
     def _parts(self) -> int:
         return _TALL_PARTS if self.view.height() >= _TALL_PX else _LOW_PARTS

@@ -33,3 +33,6 @@ def series_pen(number: int, ratio: float = 1.0) -> QPen:
 
 DIAMOND = QPolygonF([QPointF(0, -4), QPointF(4, 0), QPointF(0, 4), QPointF(-4, 0)])
 """The symbol of single measurements, around (0, 0)."""
+
+SYMBOL = "\u2009◆"
+"""The same in words, behind the labels of their axis."""

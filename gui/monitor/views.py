@@ -24,7 +24,8 @@ class View:
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """A chart. group: of its series; hint: said in the tool tip; idle_top, unit: its axis before there are values."""
+    """A chart. group: of its series; hint: said in the tool tip; idle_top, unit: its axis before there are values.
+    second_axis: its points mean something else than its lines, and have the axis at the right."""
 
     key: str
     title: str
@@ -33,6 +34,7 @@ class ChartSpec:
     idle_top: float
     unit: str = ""
     may_be_log: bool = False
+    second_axis: bool = False
 
 
 MEMORY = ChartSpec("memory", str(QT_TRANSLATE_NOOP("monitor", "Memory")), "memory", "", 1e9, "B")
@@ -43,8 +45,9 @@ THROUGHPUT = ChartSpec(
 PERPLEXITY = ChartSpec(
     "perplexity", str(QT_TRANSLATE_NOOP("monitor", "Perplexity")), "perplexity",
     str(QT_TRANSLATE_NOOP("monitor", "The line says how sure the model is of its own words, not how good they are. "
-                                     "The points are the quality probe: a fixed text, scored after each change.")),
-    10.0, may_be_log=True)
+                                     "The diamonds, on the axis at the right, are the quality probe: a fixed text, "
+                                     "scored after each change.")),
+    10.0, may_be_log=True, second_axis=True)
 CHARTS = (MEMORY, UTILISATION, THROUGHPUT, PERPLEXITY)
 
 

@@ -64,7 +64,8 @@ _SHORT = {
     "probe_perplexity": QT_TRANSLATE_NOOP("series", "quality probe"),
 }
 
-_BRIEF = {"live_perplexity": QT_TRANSLATE_NOOP("series", "how sure it is")}
+_BRIEF = {"live_perplexity": QT_TRANSLATE_NOOP("series", "how sure it is"),
+          "probe_perplexity": QT_TRANSLATE_NOOP("series", "probe")}
 """For legends with even less room, where cutting the label off would cut off what matters."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
-from PySide6.QtGui import QContextMenuEvent, QGuiApplication, QWheelEvent
+from PySide6.QtGui import QContextMenuEvent, QFontMetrics, QGuiApplication, QWheelEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
 
@@ -240,7 +240,36 @@ def test_probe_points_are_symbols_and_live_perplexity_is_a_line(bench: Bench) ->
     drawing = bench.chart("perplexity").plot.canvas.drawing
     assert [number for number, _ in drawing.lines] == [0]
     assert [number for number, _, _ in drawing.points] == [1]
-    assert bench.values("perplexity") == {"how sure, not how good": "5.00", "quality probe": "14.2"}
+    assert bench.values("perplexity") == {"how sure, not how good": "5.00", "quality probe, right axis": "14.2"}
+
+
+def test_the_probe_has_an_axis_of_its_own_marked_with_its_symbol(bench: Bench) -> None:
+    bench.show()
+    bench.tick(4, tokens=10)
+    bench.monitor.record("probe_perplexity", bench.now_s, 93.7)
+    bench.tick(2, tokens=10)
+    plot = bench.chart("perplexity").plot
+    (_, _, places), = plot.canvas.drawing.points
+    assert plot._scale.top == 10.0 and not plot._scale.log, "the probe does not stretch the lines' axis"
+    assert plot._second.top == 100.0 and places.tolist() == pytest.approx([9.37])
+    assert [text for _, text in plot.right._tickLevels[0]] == [f"{value}\u2009◆" for value in (0, 50, 100)]
+    assert all(chart.plot.right is None for chart in bench.panel.charts if chart.spec.key != "perplexity")
+    entry = next(e for e in bench.chart("perplexity").header._entries if e.symbol == "points")
+    assert "right" in entry.label and "right" in entry.brief and "diamonds" in entry.tip
+
+
+def test_the_labels_of_markers_stand_above_every_line_and_point(bench: Bench) -> None:
+    bench.show()
+    bench.tick(4, tokens=10)
+    bench.monitor.record("probe_perplexity", bench.now_s, 100.0)
+    bench.monitor.mark("int8")
+    bench.tick(2, tokens=10)
+    QApplication.processEvents()
+    plot = bench.chart("perplexity").plot
+    plot.set_second_scale(Scale(100.0, fixed_top=100.0, top=100.0))
+    top = plot.view.mapViewToDevice(QPointF(0.0, float(plot.beside(np.array([100.0]))[0]))).y()
+    label_bottom = plot.view.sceneBoundingRect().top() + QFontMetrics(plot.canvas.font).height()
+    assert top - 4 >= label_bottom, "a diamond at the very top is clear of the text"
 
 
 def test_the_window_of_time_is_chosen_shown_and_remembered(bench: Bench, make_bench: Callable[..., Bench]) -> None:
@@ -410,12 +439,53 @@ def test_the_theme_recolours_lines_and_keeps_the_drawing(bench: Bench) -> None:
     theme().set_choice("dark")
 
 
-@pytest.mark.parametrize(("letters", "lines", "columns"), [(120, 12, 4), (70, 30, 2), (70, 12, 4), (20, 30, 1)])
-def test_charts_wrap_where_a_row_is_too_narrow(bench: Bench, letters: int, lines: int, columns: int) -> None:
+@pytest.mark.parametrize(("letters", "lines", "columns", "shown"), [
+    (120, 12, 4, 4), (70, 30, 2, 4), (70, 12, 2, 2), (20, 30, 1, 4), (20, 12, 1, 1)])
+def test_charts_wrap_where_a_row_is_too_narrow_and_stand_back_where_there_is_no_height(
+        bench: Bench, letters: int, lines: int, columns: int, shown: int) -> None:
     metrics = bench.panel.fontMetrics()
     bench.panel.grid.resize(letters * metrics.averageCharWidth(), lines * metrics.height())
     bench.panel.grid._arrange()
     assert bench.panel.grid.columns == columns
+    assert len(bench.panel.grid.shown) == sum(not chart.isHidden() for chart in bench.panel.charts) == shown
+
+
+def test_where_two_charts_have_room_the_headings_menu_calls_the_others_and_that_is_remembered(
+        bench: Bench, make_bench: Callable[..., Bench]) -> None:
+    bench.window.resize(560, 230)
+    bench.show()
+    bench.tick(3, tokens=10)
+    grid = bench.panel.grid
+    assert [chart.spec.key for chart in grid.shown] == ["throughput", "perplexity"]
+    heading = grid.shown[0].header._choose
+    assert heading.isVisible() and [a.text() for a in heading.menu().actions()] == [
+        "Instead: RAM", "Instead: CPU utilisation"]
+    heading.menu().actions()[0].trigger()
+    assert [chart.spec.key for chart in grid.shown] == ["memory", "perplexity"]
+    offered = [a.text() for a in grid.shown[0].header._choose.menu().actions() if a.text().startswith("Instead")]
+    assert offered == ["Instead: CPU utilisation", "Instead: Tokens per second"]
+    QApplication.processEvents()
+    assert grid.shown[0].isVisible() and grid.shown[0].hasFocus() and grid.shown[0].width() > 200
+    assert [chart.spec.key for chart in make_bench().panel.grid._order][:2] == ["memory", "perplexity"]
+    bench.window.resize(1100, 260)
+    QApplication.processEvents()
+    assert grid.shown == bench.panel.charts
+    assert not bench.chart("perplexity").header._choose.isVisible()
+
+
+@pytest.mark.parametrize(("percent", "height"), [(100, 180), (150, 224)])
+def test_in_a_small_window_each_plot_that_is_shown_has_room(bench: Bench, percent: int, height: int) -> None:
+    theme().set_font_percent(percent)
+    bench.panel.footer.setParent(bench.window)  # as in the window, where the dock's title bar takes it
+    bench.window.resize(700, height)
+    bench.show()
+    bench.tick(6, tokens=10)
+    QApplication.processEvents()
+    try:
+        assert len(bench.panel.grid.shown) == 2
+        assert all(chart.plot.view.height() >= 90 for chart in bench.panel.grid.shown)
+    finally:
+        theme().set_font_percent(100)
 
 
 def test_a_refresh_without_a_new_sample_draws_nothing(bench: Bench) -> None:

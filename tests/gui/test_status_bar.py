@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QApplication
 
 from engine.messages import JobStarted, Progress
 from gui.app import Application
+from gui.theme import theme
 from tests.gui.conftest import until
 
 
@@ -40,3 +41,21 @@ def test_the_button_keeps_its_place_while_numbers_change_and_jobs_run(
         look()
     assert not was_visible and window._stop.isVisible() and window._status_bar.isVisible()
     assert len(places) == 1 and len(texts) > 3
+
+
+def test_the_monitors_controls_stand_in_its_title_bar_and_it_grows_with_the_font(application: Application,
+                                                                               qapp: QApplication) -> None:
+    window = application.window
+    window.resize(1024, 700)
+    window.show()
+    frame = window._dock_widgets["monitor"][1]
+    until(qapp, lambda: hasattr(frame.widget(), "footer"), "the monitor")
+    title = frame.titleBarWidget()
+    assert title is not None and title.isAncestorOf(frame.widget().footer)
+    heights = []
+    for percent in (100, 150, 100):
+        theme().set_font_percent(percent)
+        qapp.processEvents()
+        qapp.processEvents()
+        heights.append(frame.height())
+    assert heights[1] > heights[0] + 30 and abs(heights[2] - heights[0]) < 10
