@@ -74,6 +74,7 @@ class ChartGrid(QScrollArea):
         self.shown = list(self._charts) if count == len(self._charts) else self._order[:count]
         for chart in self._charts:
             self._grid.removeWidget(chart)
+            chart.setParent(self.content)  # shown without one it would be a window for a moment, and take the focus
             chart.setVisible(chart in self.shown)
         least = self._least_height() if len(self.shown) > self.columns else 0
         for number, chart in enumerate(self.shown):

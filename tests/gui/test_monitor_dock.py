@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from PySide6.QtGui import QContextMenuEvent, QFontMetrics, QGuiApplication, QWheelEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
@@ -471,6 +471,23 @@ def test_where_two_charts_have_room_the_headings_menu_calls_the_others_and_that_
     QApplication.processEvents()
     assert grid.shown == bench.panel.charts
     assert not bench.chart("perplexity").header._choose.isVisible()
+
+
+def test_no_chart_is_a_window_of_its_own_while_it_is_made(make_bench: Callable[..., Bench]) -> None:
+    class Watch(QObject):
+        shown = 0
+
+        def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+            self.shown += event.type() == QEvent.Type.Show and isinstance(watched, Chart) and watched.isWindow()
+            return False
+
+    watch = Watch()
+    QApplication.instance().installEventFilter(watch)
+    try:
+        make_bench().show()
+    finally:
+        QApplication.instance().removeEventFilter(watch)
+    assert watch.shown == 0
 
 
 @pytest.mark.parametrize(("percent", "height"), [(100, 180), (150, 224)])
