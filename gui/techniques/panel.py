@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, Qt, Signal
+from PySide6.QtWidgets import QApplication, QScrollArea, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.messages import EngagedReport, ModelLoaded, RecipeFailed
@@ -26,6 +26,7 @@ from gui.techniques.why_dialog import WhyDialog
 from gui.techniques.why_job import WhyJob
 from gui.widgets.column import Column
 from gui.widgets.labels import Line, TextLabel, engine_text
+from gui.widgets.steady import SteadyScroll
 from gui.widgets.switch import PAD
 
 
@@ -84,12 +85,15 @@ class TechniquePanel(QScrollArea):
                 column.addLayout(row)
 
         add(self.head, _heading(self.tr("Recipe")), self.presets, self.status, self.problem)
+        slack = QWidget()
+        column.addWidget(slack)
         for group in self.groups.values():
             add(Line())
             column.addWidget(group)
         add(Line(), _heading(self.tr("What engaged")), self.report_view)
         column.addStretch()
         self.setWidget(content)
+        self._steady = SteadyScroll(self, content, slack)
 
     def _connect(self) -> None:
         for key, row in self.rows.items():
@@ -170,12 +174,19 @@ class TechniquePanel(QScrollArea):
     def _recipe_failed(self, event: RecipeFailed) -> None:
         self._clear_problems()
         self.problem.tell(event.summary, event.hint, event.details)
+        self._steady.release()
         self.ensureWidgetVisible(self.problem)
 
     def _clear_problems(self) -> None:
         self.problem.clear()
         for row in self.rows.values():
             row.clear_words()
+
+    def leaveEvent(self, event: QEvent) -> None:
+        """Without the mouse nothing needs to stand still."""
+        super().leaveEvent(event)
+        if QApplication.activePopupWidget() is None:
+            self._steady.release()
 
     def open_why(self) -> None:
         """Open the window that explains the speed, and measure unless it holds figures or waits for them."""

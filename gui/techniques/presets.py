@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
@@ -52,6 +53,7 @@ class PresetRow(QWidget):
         self.menu_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.menu_button.setMenu(self._make_menu())
         self._about = quiet()
+        self._about.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.form = NameForm()
         self.notice = Notice()
         row = QHBoxLayout()
@@ -77,8 +79,9 @@ class PresetRow(QWidget):
         self.combo.show_recipe(recipe)
         entry = self.combo.entry()
         about = entry.about if entry is not None else recipe.label
-        self._about.setText(about)
-        self._about.setVisible(entry is not None and entry.saved is None)  # the line below names any other recipe
+        # The line below names any other recipe. There is always something here: what is below must not jump.
+        self._about.setText(self.tr("A recipe of your own choice. Keep it under a name: “Save as preset…” in the menu.")
+                            if entry is None else self.tr("Your preset.") if entry.saved is not None else about)
         self.combo.setToolTip(about)
         self.combo.setAccessibleDescription(
             about if entry is not None else self.tr("Custom: {recipe}").format(recipe=about))
@@ -188,5 +191,19 @@ class PresetRow(QWidget):
     def _filter(self) -> str:
         return self.tr("Recipes (*.json);;All files (*)")
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Texts wrap anew."""
+        super().resizeEvent(event)
+        self._keep_room()
+
+    def _keep_room(self) -> None:
+        """The words about a preset get the room of the longest ones that ship with the app."""
+        label, flags = self._about, Qt.TextFlag.TextWordWrap
+        words = [entry.about for entry in self.combo.entries.values() if entry.saved is None]
+        heights = [label.fontMetrics().boundingRect(0, 0, max(1, self.width()), 10_000, flags, text).height()
+                   for text in words]
+        label.setMinimumHeight(max(heights, default=0))
+
     def _restyle(self) -> None:
         set_icon(self.menu_button, "more")
+        self._keep_room()

@@ -3,8 +3,8 @@ down the panel."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import QLocale, QSize, Qt
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtCore import QLocale, QSize, Qt, Signal
+from PySide6.QtGui import QKeyEvent, QWheelEvent
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QSlider
 
 from gui.theme import colours, theme
@@ -40,7 +40,10 @@ class Slider(QSlider):
 
 
 class NumberBox(QDoubleSpinBox):
-    """A number without needless zeros or arrows: slider, arrow keys and typing are enough."""
+    """A number without needless zeros or arrows: slider, arrow keys and typing are enough. touched: a key is about
+    to do what it does."""
+
+    touched = Signal()
 
     def __init__(self, decimals: int, suffix: str) -> None:
         super().__init__()
@@ -75,6 +78,11 @@ class NumberBox(QDoubleSpinBox):
         """The same: a number is never cut."""
         return self.sizeHint()
 
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Tell first."""
+        self.touched.emit()
+        super().keyPressEvent(event)
+
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Turn only with focus; otherwise the panel scrolls."""
         if self.hasFocus():
@@ -84,13 +92,26 @@ class NumberBox(QDoubleSpinBox):
 
 
 class ChoiceBox(QComboBox):
-    """A choice box that may be narrower than its longest choice."""
+    """A choice box that may be narrower than its longest choice. touched: it is about to open, or a key to
+    change it."""
+
+    touched = Signal()
 
     def __init__(self, letters: int = 6) -> None:
         super().__init__()
         self.setMinimumContentsLength(letters)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Tell first."""
+        self.touched.emit()
+        super().keyPressEvent(event)
+
+    def showPopup(self) -> None:
+        """Tell first."""
+        self.touched.emit()
+        super().showPopup()
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Turn only with focus; otherwise the panel scrolls."""
