@@ -182,6 +182,11 @@ class TechniquePanel(QScrollArea):
         for row in self.rows.values():
             row.clear_words()
 
+    def focusNextPrevChild(self, next: bool) -> bool:
+        """Tab scrolls to what comes into focus, and that stays in view."""
+        self._steady.release()
+        return super().focusNextPrevChild(next)
+
     def leaveEvent(self, event: QEvent) -> None:
         """Without the mouse nothing needs to stand still."""
         super().leaveEvent(event)

@@ -129,7 +129,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DynoError, match="No space left"):
+    with pytest.raises(DynoError, match="no space left"):
         save_recipe(tmp_path, "Mine", L1, replace=True)
     assert read_recipe(saved.path) == BF16
     assert list(tmp_path.iterdir()) == [saved.path]
