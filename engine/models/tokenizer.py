@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
@@ -36,6 +36,7 @@ class Tokenizer:
         self._special = special
         self.chat_template = chat_template
         self._texts: dict[int, str] = {}
+        self._template: Template | None = None  # compiled when it is first asked for
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -73,6 +74,20 @@ class Tokenizer:
         """Token ids; with `special_tokens`, whatever the tokenizer adds by itself (Llama's BOS)."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=special_tokens).ids
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several texts, without special tokens of the tokenizer's own."""
+        return [list(e.ids) for e in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids without special tokens of the tokenizer's own, and the character at which each one begins."""
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        return list(encoded.ids), [start for start, _ in encoded.offsets]
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its text, None where there is none."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
 
     def encode_stream(self, pieces: Iterable[str], window: int = 1 << 18) -> Iterator[list[int]]:
         """Token ids of a text that comes in pieces, without special tokens and with flat memory: the ids that encode()
@@ -145,19 +160,22 @@ class Tokenizer:
         """
         if self.chat_template is None:
             return self.encode(messages[-1].content)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                    extensions=["jinja2.ext.loopcontrols"])
-        environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        return self.encode(self.chat_text(messages, True), special_tokens=False)
+
+    def chat_text(self, messages: Sequence[ChatMessage], answering: bool) -> str:
+        """The chat template's text of a conversation; answering: up to where the assistant's turn begins. Raises
+        DynoError, also where the model has no chat template."""
+        if self.chat_template is None:
+            raise DynoError("The model has no chat template.", "Choose a chat model, or data of plain text.")
         try:
-            text = environment.from_string(self.chat_template).render(
-                messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=True,
-                **self._special)
+            if self._template is None:
+                self._template = _environment().from_string(self.chat_template)
+            return str(self._template.render(
+                messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=answering,
+                **self._special))
         except TemplateError as error:
             raise DynoError(f"The model's chat template refuses this conversation: {error}.",
                             "Remove the system prompt, or start a new chat.") from error
-        return self.encode(text, special_tokens=False)
 
 
 class TextStream:
@@ -211,6 +229,15 @@ def _gpt2_backend(folder: Path) -> RustTokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|endoftext|>"])
     return backend
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                extensions=["jinja2.ext.loopcontrols"])
+    environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
 
 
 def _raise_exception(message: str) -> None:
