@@ -117,8 +117,6 @@ class TrainPlan:
                           "TensorBoard; empty for none.")
     histograms: str = setting("off", "Records", "Weight histograms", "Write histograms of the weights for TensorBoard "
                               "at each evaluation.", choices=("off", "on"))
-    sharding: str = setting("ddp", "Several processes", "Data parallelism", "Under torchrun: ddp keeps the whole model "
-                            "on each process, fsdp spreads it.", choices=("ddp", "fsdp"))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
