@@ -1,0 +1,171 @@
+"""`train`: train a model, from random weights or an existing one, in a folder of its own; also under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.errors import DynoError
+from engine.training.events import (
+    EvalPoint,
+    Finding,
+    Notice,
+    Preparing,
+    Pruned,
+    RunStarted,
+    Saved,
+    TrainEvent,
+    TrainPoint,
+    TrainResult,
+)
+from engine.training.plan import TrainPlan
+
+HELP = "train a model: from scratch, further, pruned, or for quantization"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its arguments: one for each setting of a plan."""
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run: checkpoint, curves and model")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
+    parser.add_argument("--preview", type=int, metavar="TOKENS", help="show the first tokens of the data, learned ones "
+                        "marked, and do not train")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    parser.add_argument("--threads", type=int, help="threads of the CPU kernels (default: all cores)")
+    parser.add_argument("--quiet", action="store_true", help="nothing on standard error but failures")
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainPlan):
+        meta = field.metadata
+        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
+        groups[meta["group"]] = group
+        unit = f" [{meta['unit']}]" if meta["unit"] else ""
+        default = "" if field.default in ((), "") else f" (default: {field.default})"
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, tuple):
+            group.add_argument(flag, nargs="+", metavar="PATH", default=None, help=meta["help"])
+        else:
+            group.add_argument(flag, type=type(field.default), choices=meta["choices"] or None, default=None,
+                               metavar=None if meta["choices"] else "X", help=f"{meta['help']}{unit}{default}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it; the exit status."""
+    import torch
+
+    from engine.models.devices import DeviceFacts, usable_cores
+    from engine.training.team import Team, run_in_team
+    from engine.training.trainer import read_plan
+
+    folder = Path(options.out).expanduser()
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainPlan)
+             if getattr(options, f.name) is not None}
+    if options.resume:
+        if given:
+            raise DynoError("A run is resumed with its own settings.", f"Leave out --{next(iter(given))}.")
+        plan = read_plan(folder)
+    else:
+        plan = TrainPlan(**given)
+    if options.threads is not None and options.threads < 1:
+        raise DynoError(f"{options.threads} threads cannot train.", "Give one or more.")
+    torch.set_num_threads(options.threads or usable_cores())
+
+    def work(team: Team, device: DeviceFacts) -> int:
+        if options.preview:
+            return _preview(plan, folder, device, options.preview)
+        return _train(plan, folder, device, team, options)
+
+    return run_in_team(options.device, work)
+
+
+def _train(plan: TrainPlan, folder: Path, device: Any, team: Any, options: argparse.Namespace) -> int:
+    from engine.training.trainer import train
+
+    with _interruptible() as wish:
+        steps = train(plan, folder, device, team, options.resume, wish)
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as finished:
+                result: TrainResult = finished.value
+                break
+            line = describe(event)
+            if line and team.leads and not options.quiet:
+                print(line, file=sys.stderr, flush=True)
+    if team.leads:
+        if not options.quiet:
+            for finding in result.findings:
+                print(f"{finding.kind}: {finding.text} {finding.advice}".strip(), file=sys.stderr)
+        print(f"{result.state} at step {result.step:,}: training loss {result.final_loss:.4f}, best held-out loss "
+              f"{result.best_loss:.4f} at step {result.best_step:,}, {result.elapsed_s:.0f} s"
+              + (f", model in {result.model}" if result.model else ""))
+    return 130 if result.state == "paused" else 0
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Any]:
+    """The first Ctrl+C saves and ends the run, the second one ends the program. Yields what the run is asked."""
+    wish = ""
+
+    def interrupt(*_: object) -> None:
+        nonlocal wish
+        if wish:
+            raise KeyboardInterrupt
+        wish = "pause"
+
+    old = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: wish
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def describe(event: TrainEvent) -> str:
+    """An event as a line for the terminal."""
+    if isinstance(event, RunStarted):
+        part = "" if event.trained_parameters == event.parameters else f" ({event.trained_parameters:,} trained)"
+        return (f"{event.parameters:,} parameters{part} on {event.device}, {event.world} process(es); "
+                f"{event.train_tokens:,} tokens, {event.learned_tokens:,} of them learned, {event.validation_tokens:,} "
+                f"held out; from step {event.step:,}")
+    if isinstance(event, TrainPoint):
+        scale = f"  scale {event.scale:g}" if event.scale else ""
+        skipped = f"  skipped {', '.join(map(str, event.skipped))}" if event.skipped else ""
+        return (f"step {event.step:>6}  loss {event.loss:.4f}  lr {event.lr:.2e}  |g| {event.grad_norm:.2f}  "
+                f"{event.tokens_per_s:,.0f} tok/s{scale}{skipped}")
+    if isinstance(event, EvalPoint):
+        label = f" {event.label}" if event.label else ""
+        return (f"step {event.step:>6}  held-out{label} loss {event.loss:.4f}  perplexity {event.perplexity:.2f}"
+                + ("  (best)" if event.best else "") + (f"\n{event.sample}" if event.sample else ""))
+    if isinstance(event, Pruned):
+        return f"step {event.step:>6}  pruned: {event.zeros:,} of {event.weights:,} weights are zero"
+    if isinstance(event, (Notice, Finding)):
+        return event.text
+    if isinstance(event, Preparing):
+        return f"{event.stage} {event.done}/{event.total}" if event.total else event.stage
+    assert isinstance(event, Saved)
+    return ""
+
+
+def _preview(plan: TrainPlan, folder: Path, device: Any, tokens: int) -> int:
+    """Print the first tokens with bars between them; those without loss in brackets."""
+    from engine.training.dataset import preview
+    from engine.training.setup import set_up
+    from engine.training.team import Team
+
+    steps = set_up(plan, folder, device, Team())
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as finished:
+            ready = finished.value
+            break
+        if isinstance(event, Notice):
+            print(event.text, file=sys.stderr)
+    for text, learned in preview(ready.data.train, ready.tokenizer, tokens):
+        print(repr(text)[1:-1] if learned else f"[{repr(text)[1:-1]}]", end="|")
+    print()
+    return 0
