@@ -15,6 +15,7 @@ from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import Decoder
 from engine.models.tokenizer import Tokenizer
+from engine.training.cutting import cut_decoder
 from engine.training.dataset import Data, document_texts, prepare_data
 from engine.training.events import Notice, Preparing
 from engine.training.network import Network, fresh_decoder
@@ -77,8 +78,14 @@ def _decoder(plan: TrainPlan, source: Path, tokenizer: Tokenizer, device: Device
         config = config_for(plan.size, tokenizer.vocab_size, plan.context, end)
         return config, fresh_decoder(config, plan.seed)
     masters = load_masters(source)
-    need, free = 16 * masters.parameters, device.free_bytes()  # weights, gradients and two moments in fp32
+    # fp32: weights, and unless they are frozen, gradients and two moments.
+    need, free = (4 if plan.lora_rank else 16) * masters.parameters, device.free_bytes()
     if need > free:
-        raise DynoError(f"Training all {masters.parameters / 1e6:,.0f} million weights needs {need / 1e9:.1f} GB; "
-                        f"{free / 1e9:.1f} GB are free.", "Choose a smaller model, or close other programs.")
+        raise DynoError(f"Training the {masters.parameters / 1e6:,.0f} million weights needs {need / 1e9:.1f} GB; "
+                        f"{free / 1e9:.1f} GB are free.",
+                        "Choose a smaller model, or close other programs." if plan.lora_rank else
+                        "Train low-rank updates instead (LoRA), choose a smaller model, or close other programs.")
+    if plan.prune in ("neurons", "heads", "layers"):
+        decoder = cut_decoder(masters, plan.prune, plan.sparsity, tokenizer)
+        return decoder.config, decoder
     return masters.config, load_decoder(masters)
