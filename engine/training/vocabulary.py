@@ -70,7 +70,7 @@ def _characters(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     frequent = sorted(sorted(counts), key=lambda c: -counts[c])[:room]  # the same for equal counts on any machine
     names = (*SPECIAL, UNKNOWN, *sorted(frequent))
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([*SPECIAL, UNKNOWN])
     return tokenizer
