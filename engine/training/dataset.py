@@ -222,9 +222,9 @@ def _read(folder: Path, name: str) -> Stream:
 
 def fingerprint(stream: Stream) -> str:
     """Names the content of a stream, so that a checkpoint is never continued on other data."""
-    digest = sha256(memoryview(np.ascontiguousarray(stream.ids)).cast("B"))
+    digest = sha256(stream.ids.tobytes())
     if stream.marks is not None:
-        digest.update(memoryview(np.ascontiguousarray(stream.marks)).cast("B"))
+        digest.update(stream.marks.tobytes())
     return digest.hexdigest()[:16]
 
 

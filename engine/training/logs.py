@@ -32,7 +32,7 @@ class Logs:
             kept = [row for row in read_curve(folder / name) if int(row["step"]) <= from_step] if from_step else []
             write_text(folder / name, _csv([columns, *([row[c] for c in columns] for row in kept)]))
             self._files[name] = open(folder / name, "a", encoding="utf-8", newline="")  # noqa: SIM115 - close()
-        self._board = SummaryWriter(str(folder / "tensorboard"),  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"),
                                     purge_step=from_step + 1 if from_step else None)
 
     def train(self, point: TrainPoint) -> None:
@@ -43,32 +43,32 @@ class Logs:
         if point.scale:
             values |= {"train/loss_scale": point.scale, "train/skipped_steps": float(len(point.skipped))}
         for name, value in values.items():
-            self._board.add_scalar(name, value, point.step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, point.step)
 
     def evaluation(self, point: EvalPoint) -> None:
         """Add an evaluation."""
         self._row(EVALUATION, point)
-        self._board.add_scalar("validation/loss", point.loss, point.step)  # type: ignore[no-untyped-call]
-        self._board.add_scalar("validation/perplexity", point.perplexity, point.step)  # type: ignore[no-untyped-call]
+        self._board.add_scalar("validation/loss", point.loss, point.step)
+        self._board.add_scalar("validation/perplexity", point.perplexity, point.step)
         if point.sample:
-            self._board.add_text("sample", point.sample, point.step)  # type: ignore[no-untyped-call]
+            self._board.add_text("sample", point.sample, point.step)
 
     def weights(self, tensors: Mapping[str, Any], step: int) -> None:
         """Histograms of the weights."""
         for name, weight in tensors.items():
-            self._board.add_histogram(name, weight.detach().float().cpu(), step)  # type: ignore[no-untyped-call]
+            self._board.add_histogram(name, weight.detach().float().cpu(), step)
 
     def flush(self) -> None:
         """Hand everything to the operating system: before a checkpoint that counts on it."""
         for file in self._files.values():
             file.flush()
-        self._board.flush()  # type: ignore[no-untyped-call]
+        self._board.flush()
 
     def close(self) -> None:
         """Write the rest."""
         for file in self._files.values():
             file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def _row(self, name: str, point: TrainPoint | EvalPoint) -> None:
         self._files[name].write(_csv([[_cell(getattr(point, c)) for c in _COLUMNS[name]]]))

@@ -52,7 +52,7 @@ class Network(nn.Module):
                     part.register_forward_hook(hook)  # type: ignore[union-attr]
         if plan.activation_checkpointing == "on":
             for block in decoder.blocks:
-                block.forward = functools.partial(_recomputed, block.forward)  # type: ignore[method-assign]
+                block.forward = functools.partial(_recomputed, block.forward)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Sum of the losses of a batch, in nats, fp32. ids, targets (B, T); in evaluation without label smoothing."""
@@ -68,8 +68,9 @@ class Network(nn.Module):
         config, device = self.decoder.config, self.decoder.norm.weight.device
         ids = ids[-max(1, config.context - count):]
         generator = torch.Generator().manual_seed(seed)
-        cache = KVCache(config, min(config.context, len(ids) + count), torch.float32, device)  # type: ignore[arg-type]
-        new, step = [], ids
+        cache = KVCache(config, min(config.context, len(ids) + count), torch.float32, device)
+        new: list[int] = []
+        step = ids
         while len(new) < count and cache.length + len(step) <= cache.capacity:
             logits = self.decoder(torch.tensor([step], device=device), cache, True)[0, -1].float().cpu()
             token = int(torch.multinomial(torch.softmax(logits / 0.8, dim=0), 1, generator=generator))

@@ -162,7 +162,8 @@ class TrainPlan:
         known = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(raw, dict) or not set(raw) <= known:
             raise DynoError("The plan of this training run cannot be read.", "Start a new run in another folder.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()}
+        return cls(**values)
 
 
 def checked(field: dataclasses.Field[Any], value: Any) -> Any:
