@@ -73,9 +73,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = config_for("10M", VOCABULARY, LENGTH, None)
-    lanes: dict[str, Step] = {
-        "plain fp32": plain(fresh_decoder(config, 0), torch.float32), "ours fp32": ours(fresh_decoder(config, 0), "fp32"),
-        "plain bf16": plain(fresh_decoder(config, 0), torch.bfloat16), "ours bf16": ours(fresh_decoder(config, 0), "bf16")}
+    lanes: dict[str, Step] = {}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        lanes[f"plain {precision}"] = plain(fresh_decoder(config, 0), dtype)
+        lanes[f"ours {precision}"] = ours(fresh_decoder(config, 0), precision)
     generator = torch.Generator().manual_seed(0)
     took: dict[str, list[float]] = {name: [] for name in lanes}
     for number in range(options.pairs + 1):
