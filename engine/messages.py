@@ -14,14 +14,17 @@ from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
+from engine.training.events import TrainEvent, TrainResult
+from engine.training.plan import TrainPlan
 
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
     "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
-    "Explain", "Failed", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
+    "Explain", "Failed", "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted",
+    "LayerReport", "LoadModel",
     "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed",
     "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
-    "TokenPiece", "Tokens", "TurnsDropped",
+    "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult", "Training", "TurnsDropped",
 ]
 
 
@@ -110,6 +113,26 @@ class RunBenchmark:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Train by a plan in a folder of its own. resume: go on from its checkpoint, where there is one. Cancel pauses it:
+    a checkpoint is written, and the same command with `resume` goes on to the identical curve. The loaded model is not
+    touched."""
+
+    job_id: int
+    plan: TrainPlan
+    folder: str
+    resume: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class FinishTraining:
+    """Control: end a training run at its next step, with the best weights so far as its result."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
 class ApplyRecipe:
     """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
 
@@ -140,8 +163,8 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | Evaluate | Explain | RunBenchmark
-Command = Job | ApplyRecipe | SetThreads | Cancel | Shutdown
+Job = LoadModel | Generate | Evaluate | Explain | RunBenchmark | Train
+Command = Job | FinishTraining | ApplyRecipe | SetThreads | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
 
@@ -463,12 +486,21 @@ class BenchRowDone:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Something happened in a training run (engine/training/events.py); its steps come as Progress."""
+
+    job_id: int
+    t_s: float
+    what: TrainEvent
+
+
+@dataclass(frozen=True)
 class Finished:
     """A job is done."""
 
     job_id: int
     t_s: float
-    result: GenerationStats | PerplexityResult | SpeedReport | BenchResult | None = None
+    result: GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | None = None
 
 
 @dataclass(frozen=True)
@@ -477,7 +509,7 @@ class Cancelled:
 
     job_id: int
     t_s: float
-    result: GenerationStats | BenchResult | None = None
+    result: GenerationStats | BenchResult | TrainResult | None = None
 
 
 @dataclass(frozen=True)
@@ -492,4 +524,5 @@ class Failed:
 
 
 Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | Switched | RecipeApplied | RecipeFailed
-         | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Finished | Cancelled | Failed)
+         | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Training
+         | Finished | Cancelled | Failed)

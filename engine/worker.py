@@ -32,6 +32,7 @@ from engine.messages import (
     Explain,
     Failed,
     Finished,
+    FinishTraining,
     Generate,
     GenerationStats,
     Job,
@@ -44,6 +45,8 @@ from engine.messages import (
     RunBenchmark,
     SetThreads,
     Shutdown,
+    Train,
+    TrainResult,
 )
 from engine.monitor.monitor import Monitor
 from engine.outbox import Outbox
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score", Explain: "profile",
-                           RunBenchmark: "benchmark"}
+                           RunBenchmark: "benchmark", Train: "training"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -187,6 +190,8 @@ class Worker:
             steps = jobs.explain_job(self._state, job)
         elif isinstance(job, RunBenchmark):
             steps = jobs.benchmark_job(self._state, job)
+        elif isinstance(job, Train):
+            steps = jobs.train_job(self._state, job)
         else:
             steps = jobs.evaluate_job(self._state, job)
         try:
@@ -208,7 +213,8 @@ class Worker:
     def _finish(self, job: Job, result: Any) -> None:
         now_s = time.monotonic()
         stopped = ((isinstance(result, GenerationStats) and result.finish == "stopped")
-                   or (isinstance(result, BenchResult) and not result.complete))
+                   or (isinstance(result, BenchResult) and not result.complete)
+                   or (isinstance(result, TrainResult) and result.state == "paused"))
         if stopped or (self._is_cancelled(job.job_id) and result is None):
             self._outbox.put(Cancelled(job.job_id, now_s, result))
             return
@@ -239,6 +245,10 @@ class Worker:
                 self._stopping = self._state.stopping = True
             elif isinstance(command, Cancel):
                 self._cancel(command.job_id)
+            elif isinstance(command, FinishTraining):
+                assert self._state is not None
+                if command.job_id == self._running:
+                    self._state.finishing.add(command.job_id)
             elif isinstance(command, SetThreads):
                 assert self._state is not None
                 self._state.threads = command.threads

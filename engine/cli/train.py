@@ -20,6 +20,7 @@ from engine.training.events import (
     Pruned,
     RunStarted,
     Saved,
+    Stepped,
     TrainEvent,
     TrainPoint,
     TrainResult,
@@ -146,7 +147,7 @@ def describe(event: TrainEvent) -> str:
         return event.text
     if isinstance(event, Preparing):
         return f"{event.stage} {event.done}/{event.total}" if event.total else event.stage
-    assert isinstance(event, Saved)
+    assert isinstance(event, (Saved, Stepped))
     return ""
 
 

@@ -47,6 +47,14 @@ class Preparing:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """A step was made, or a batch evaluated: a moment at which the run can be asked to stop."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class TrainPoint:
     """The steps since the last point, as one. loss: their mean. grad_norm: of the last one, before clipping.
     scale: of the GradScaler after the last one, 0 without. skipped: steps whose gradients overflowed and were left out.
@@ -122,4 +130,4 @@ class TrainResult:
     findings: tuple[Finding, ...] = ()
 
 
-TrainEvent = RunStarted | Notice | Preparing | TrainPoint | EvalPoint | Pruned | Saved | Finding
+TrainEvent = RunStarted | Notice | Preparing | Stepped | TrainPoint | EvalPoint | Pruned | Saved | Finding

@@ -23,7 +23,17 @@ from engine.training.checkpoints import has_state, load_state, save_state
 from engine.training.curves import Curves
 from engine.training.dataset import IGNORED, Order, Stream, fingerprint
 from engine.training.diagnosis import diagnose, explosion
-from engine.training.events import EvalPoint, Notice, Pruned, RunStarted, Saved, TrainEvent, TrainPoint, TrainResult
+from engine.training.events import (
+    EvalPoint,
+    Notice,
+    Pruned,
+    RunStarted,
+    Saved,
+    Stepped,
+    TrainEvent,
+    TrainPoint,
+    TrainResult,
+)
 from engine.training.logs import Logs
 from engine.training.optimizing import Stepper
 from engine.training.plan import TrainPlan
@@ -120,16 +130,20 @@ class _Run:
                 if self.techniques.complete(curves.step):
                     yield from self._evaluate("pruned")
             self._one_step()
-            if curves.step % plan.log_every == 0 or curves.step == plan.steps:
+            yield Stepped(curves.step, plan.steps)
+            told = curves.step % plan.log_every == 0 or curves.step == plan.steps
+            if told:
                 yield from self._look()
-                wish = self._wish()
-                if wish == "pause":
-                    yield from self._save(True)
-                    return self._result("paused")
-                if wish == "finish":
-                    state = "finished early"
-                    break
-                yield from self._save(False)
+            if not told and self.team.world > 1:
+                continue  # processes agree on what is asked for, which costs them a message
+            wish = self._wish()
+            if wish == "pause":
+                yield from self._save(True)
+                return self._result("paused")
+            if wish == "finish":
+                state = "finished early"
+                break
+            yield from self._save(False)
         return (yield from self._end(state))
 
     def _end(self, state: str) -> TrainSteps:
@@ -242,10 +256,11 @@ class _Run:
             windows = min(windows, self.plan.evaluation_batches * self.plan.batch)
         sums = torch.zeros(2, dtype=torch.float64)
         self.ready.network.eval()
-        with torch.no_grad():
-            for first in range(self.team.rank * self.plan.batch, windows, self.plan.batch * self.team.world):
-                ids, targets = self._batch(stream, list(range(first, min(first + self.plan.batch, windows))))
+        for first in range(self.team.rank * self.plan.batch, windows, self.plan.batch * self.team.world):
+            ids, targets = self._batch(stream, list(range(first, min(first + self.plan.batch, windows))))
+            with torch.no_grad():
                 sums += torch.tensor([float(self.ready.network(ids, targets)), float((targets != IGNORED).sum())])
+            yield Stepped(curves.step, self.plan.steps)
         nll, tokens = self.team.total(sums.to(self.ready.device)).tolist()
         loss = nll / max(1.0, tokens)
         point = EvalPoint(curves.step, loss, math.exp(min(loss, 700.0)), int(tokens), label=label,
