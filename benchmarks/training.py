@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.models.gpt import Decoder
+from engine.train_plan import TrainPlan
 from engine.training.network import Network, fresh_decoder
 from engine.training.optimizing import Stepper
-from engine.training.plan import TrainPlan
 from engine.training.sizes import config_for
 
 BATCH, LENGTH, VOCABULARY = 8, 256, 4096

@@ -50,7 +50,7 @@ from engine.sampling import check_sampling
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
-from engine.training.events import Preparing, Stepped, TrainResult
+from engine.train_events import Preparing, Stepped, TrainResult
 from engine.variant import Variant
 
 Result = GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | None

@@ -14,15 +14,15 @@ from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
-from engine.training.events import TrainEvent, TrainResult
-from engine.training.plan import TrainPlan
+from engine.train_events import TrainEvent, TrainResult
+from engine.train_plan import TrainPlan
 
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
     "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
     "Explain", "Failed", "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted",
-    "LayerReport", "LoadModel",
-    "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe", "RecipeApplied", "RecipeFailed",
+    "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe",
+    "RecipeApplied", "RecipeFailed",
     "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
     "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult", "Training", "TurnsDropped",
 ]
@@ -487,7 +487,7 @@ class BenchRowDone:
 
 @dataclass(frozen=True)
 class Training:
-    """Something happened in a training run (engine/training/events.py); its steps come as Progress."""
+    """Something happened in a training run (engine/train_events.py); its steps come as Progress."""
 
     job_id: int
     t_s: float

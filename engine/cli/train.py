@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError
-from engine.training.events import (
+from engine.train_events import (
     EvalPoint,
     Finding,
     Notice,
@@ -25,7 +25,7 @@ from engine.training.events import (
     TrainPoint,
     TrainResult,
 )
-from engine.training.plan import TrainPlan
+from engine.train_plan import TrainPlan
 
 HELP = "train a model: from scratch, further, pruned, or for quantization"
 

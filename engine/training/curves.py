@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.training.events import EvalPoint, TrainPoint
+from engine.train_events import EvalPoint, TrainPoint
 
 
 @dataclass

@@ -20,10 +20,10 @@ from torch import Tensor
 from engine.errors import DynoError
 from engine.models.checkpoint import write_text
 from engine.models.tokenizer import Tokenizer
+from engine.train_events import Notice, Preparing
+from engine.train_plan import TrainPlan
 from engine.training.documents import find_files, kind_of, read_documents
 from engine.training.encoding import Encoder
-from engine.training.events import Notice, Preparing
-from engine.training.plan import TrainPlan
 from engine.words import agreed, counted
 
 IGNORED = -100  # the target of a token without loss, as F.cross_entropy has it

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import DynoError
-from engine.training.events import EvalPoint, Finding, TrainPoint
-from engine.training.plan import TrainPlan
+from engine.train_events import EvalPoint, Finding, TrainPoint
+from engine.train_plan import TrainPlan
 
 _WORSE, _CLEARLY_WORSE = 1.002, 1.005  # of the lowest held-out loss
 _MANY_EPOCHS = 4.0

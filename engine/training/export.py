@@ -13,8 +13,8 @@ from torch import Tensor
 from engine.errors import DynoError
 from engine.models.checkpoint import save_folder, write_text
 from engine.models.config import ModelConfig
-from engine.training.events import EvalPoint
-from engine.training.plan import TrainPlan
+from engine.train_events import EvalPoint
+from engine.train_plan import TrainPlan
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja",
                     "special_tokens_map.json", "generation_config.json")

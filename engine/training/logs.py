@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.models.checkpoint import write_text
-from engine.training.events import EvalPoint, TrainPoint
+from engine.train_events import EvalPoint, TrainPoint
 
 TRAIN, EVALUATION = "train.csv", "evaluation.csv"
 _COLUMNS = {TRAIN: tuple(f.name for f in fields(TrainPoint)), EVALUATION: tuple(f.name for f in fields(EvalPoint))}

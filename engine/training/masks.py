@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from engine.techniques.zeroing import threshold
+from engine.train_plan import TrainPlan
 from engine.training.network import block_layers
-from engine.training.plan import TrainPlan
 from engine.training.schedule import Sparsity
 
 

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from engine.models.config import ModelConfig
 from engine.models.gpt import Decoder, KVCache
+from engine.train_plan import TrainPlan
 from engine.training.loss import head_loss
-from engine.training.plan import TrainPlan
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

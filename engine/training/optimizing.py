@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DynoError
-from engine.training.plan import TrainPlan
+from engine.train_plan import TrainPlan
 from engine.training.schedule import LearningRate
 
 _LEAST_SCALE = 2.0**-10  # gradients that overflow even when scaled down by this are not a matter of scaling

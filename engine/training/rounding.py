@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from engine.kernels.rounding import Groups, round_groups, round_rows
 from engine.models.gpt import Decoder
+from engine.train_plan import TrainPlan
 from engine.training.network import block_layers, replace_layer
-from engine.training.plan import TrainPlan
 
 _INT2_STEP = 5  # between int4 codes: 0, 5, 10, 15
 _LEAST_SCALE = 1e-30

@@ -15,11 +15,11 @@ from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.models.gpt import Decoder
 from engine.models.tokenizer import Tokenizer
+from engine.train_events import Notice, Preparing
+from engine.train_plan import TrainPlan
 from engine.training.cutting import cut_decoder
 from engine.training.dataset import Data, document_texts, prepare_data
-from engine.training.events import Notice, Preparing
 from engine.training.network import Network, fresh_decoder
-from engine.training.plan import TrainPlan
 from engine.training.sizes import config_for
 from engine.training.team import Team
 from engine.training.vocabulary import lines_of, save_tokenizer, train_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.models.config import ModelConfig
-from engine.training.plan import SIZES
+from engine.train_plan import SIZES
 
 
 @dataclass(frozen=True)

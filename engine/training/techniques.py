@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from engine.models.gpt import Decoder
-from engine.training.events import EvalPoint
+from engine.train_events import EvalPoint
+from engine.train_plan import TrainPlan
 from engine.training.export import export_model
 from engine.training.lora import LoraLinear, adapt
 from engine.training.masks import Masks
 from engine.training.network import block_layers
-from engine.training.plan import TrainPlan
 from engine.training.rounding import export_weight, recipe_for, round_in_training
 
 

@@ -19,11 +19,7 @@ from torch import Tensor, nn
 from engine.errors import DynoError
 from engine.models.checkpoint import write_text
 from engine.models.devices import DeviceFacts
-from engine.training.checkpoints import has_state, load_state, save_state
-from engine.training.curves import Curves
-from engine.training.dataset import IGNORED, Order, Stream, fingerprint
-from engine.training.diagnosis import diagnose, explosion
-from engine.training.events import (
+from engine.train_events import (
     EvalPoint,
     Notice,
     Pruned,
@@ -34,9 +30,13 @@ from engine.training.events import (
     TrainPoint,
     TrainResult,
 )
+from engine.train_plan import TrainPlan
+from engine.training.checkpoints import has_state, load_state, save_state
+from engine.training.curves import Curves
+from engine.training.dataset import IGNORED, Order, Stream, fingerprint
+from engine.training.diagnosis import diagnose, explosion
 from engine.training.logs import Logs
 from engine.training.optimizing import Stepper
-from engine.training.plan import TrainPlan
 from engine.training.setup import Ready, set_up
 from engine.training.team import Team
 from engine.training.techniques import Techniques
@@ -147,6 +147,8 @@ class _Run:
         return (yield from self._end(state))
 
     def _end(self, state: str) -> TrainSteps:
+        if self.curves.waiting or self._losses:
+            yield from self._look()
         if self.curves.evaluated != self.curves.step:
             yield from self._evaluate("")
         if self.curves.best is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.models.devices import pick_device
-from engine.training.events import TrainEvent, TrainResult
+from engine.train_events import TrainEvent, TrainResult
+from engine.train_plan import TrainPlan
 from engine.training.logs import EVALUATION, TRAIN, read_curve
-from engine.training.plan import TrainPlan
 from engine.training.trainer import train
 from tests.conftest import TEXT
 

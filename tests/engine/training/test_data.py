@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from engine.errors import DynoError
 from engine.models.devices import pick_device
+from engine.train_events import Notice, TrainEvent
+from engine.train_plan import TrainPlan
 from engine.training.dataset import IGNORED, Data, Order, Stream, preview
-from engine.training.events import Notice, TrainEvent
 from engine.training.loss import head_loss
-from engine.training.plan import TrainPlan
 from engine.training.setup import Ready, set_up
 from engine.training.team import Team
 from tests.conftest import TEXT

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from engine.train_events import EvalPoint, Finding, TrainPoint
+from engine.train_plan import TrainPlan
 from engine.training.diagnosis import diagnose
-from engine.training.events import EvalPoint, Finding, TrainPoint
-from engine.training.plan import TrainPlan
 
 PLAN = TrainPlan(data=("x",), steps=200, batch=4, sequence=50, warmup=0)
 Curve = Callable[[int], float]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.messages import Cancel, Cancelled, Failed, Finished, FinishTraining, Progress, Train, Training
 from engine.outbox import Outbox
-from engine.training.events import TrainPoint, TrainResult
+from engine.train_events import TrainPoint, TrainResult
 from engine.worker import Worker
 from tests.engine.training.support import curve, plan_for, run_plan
 

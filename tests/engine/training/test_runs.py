@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.tokenizer import Tokenizer
-from engine.training.events import EvalPoint, Notice, RunStarted, TrainPoint
+from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
 from engine.training.logs import TRAIN, read_curve
 from tests.engine.training.support import curve, plan_for, run_plan
 
@@ -104,7 +104,7 @@ def test_tensorboard_reads_every_scalar_back(tmp_path: Path) -> None:
 
 def test_asked_to_finish_it_keeps_the_best_so_far(tmp_path: Path) -> None:
     _, result = run_plan(plan_for(tmp_path), tmp_path / "run", asked=lambda events: "finish")
-    assert result.state == "finished early" and result.step == 3
+    assert result.state == "finished early" and result.step == 1
     assert load_masters(Path(result.model)).parameters
 
 

@@ -14,7 +14,7 @@ from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.devices import pick_device
 from engine.recipe import parse_recipe
 from engine.techniques.int4_weight import Int4Scheme
-from engine.training.events import EvalPoint, Pruned, RunStarted
+from engine.train_events import EvalPoint, Pruned, RunStarted
 from engine.training.masks import Masks
 from engine.training.network import block_layers, fresh_decoder
 from engine.training.rounding import RoundedLinear, recipe_for, rounded

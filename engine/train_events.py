@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.training.plan import TrainPlan
+from engine.train_plan import TrainPlan
 
 
 @dataclass(frozen=True)
