@@ -121,4 +121,5 @@ def test_speed_and_memory_stand_beside_the_button_that_explains_them(application
     assert isinstance(shown, QLabel)
     until(qapp, lambda: "tok/s" in shown.text(), "the speed")
     assert "MB" in shown.text() or "GB" in shown.text()
-    assert window._why.isVisible() and 0 <= window._why.x() - (shown.x() + shown.width()) < 20
+    assert window._why.isVisible()
+    until(qapp, lambda: 0 <= window._why.x() - (shown.x() + shown.width()) < 20, "the layout")
