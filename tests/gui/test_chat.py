@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -67,11 +70,30 @@ def test_prompt_and_reply_are_stored_and_shown_again_at_the_next_start(
         end_application(qapp, again)
 
 
-def test_stop_keeps_what_was_written(chat: ChatPage, application: Application, qapp: QApplication) -> None:
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds the engine after 100 token steps until it is set: a small model writes faster than a test can act."""
+    from engine.session import Session
+
+    opened, step, count = threading.Event(), Session.step, itertools.count()
+
+    def held(self: Session, ids: Sequence[int]) -> object:
+        if next(count) >= 100:
+            opened.wait(60)
+        return step(self, ids)
+
+    monkeypatch.setattr(Session, "step", held)
+    yield opened
+    opened.set()
+
+
+def test_stop_keeps_what_was_written(chat: ChatPage, application: Application, qapp: QApplication,
+                                     gate: threading.Event) -> None:
     application.settings.set("sampling/max_tokens", 200)
     chat.send("The boat came home")
     until(qapp, lambda: chat._reply is not None and len(chat._reply.view.text) > 20, "some text")
     chat.stop()
+    gate.set()
     until(qapp, lambda: chat._reply is None, "the stop")
     stored = chat._store.messages(chat._conversation.id)[-1]
     assert stored.state == "stopped"
@@ -79,11 +101,12 @@ def test_stop_keeps_what_was_written(chat: ChatPage, application: Application, q
 
 
 def test_a_switch_in_mid_reply_draws_a_line_and_the_reply_goes_on(
-        chat: ChatPage, application: Application, qapp: QApplication) -> None:
+        chat: ChatPage, application: Application, qapp: QApplication, gate: threading.Event) -> None:
     application.settings.set("sampling/max_tokens", 230)
     chat.send("The boat")
     until(qapp, lambda: chat._reply is not None and len(chat._reply.view.text) > 10, "some text")
     application.bridge.submit(ApplyRecipe(parse_recipe("int8")))
+    gate.set()
     until(qapp, lambda: chat._reply is None, "the end of the reply")
     reply = replies(chat)[-1]
     assert len(reply._switches) == 1
@@ -112,12 +135,13 @@ def test_editing_replaces_a_prompt_only_when_the_new_one_is_sent(chat: ChatPage,
 
 
 def test_a_reply_goes_on_while_another_conversation_is_open(
-        chat: ChatPage, application: Application, qapp: QApplication) -> None:
+        chat: ChatPage, application: Application, qapp: QApplication, gate: threading.Event) -> None:
     application.settings.set("sampling/max_tokens", 150)
     chat.send("The boat came home")
     until(qapp, lambda: chat._reply is not None and chat._reply.view.text, "some text")
     first = chat._conversation.id
     chat.new_chat()
+    gate.set()
     until(qapp, lambda: chat._reply is None, "the end of the hidden reply")
     assert chat._store.messages(first)[-1].state == "complete"
     chat.open(first)
@@ -193,12 +217,13 @@ def test_a_full_disk_keeps_the_prompt_in_the_composer(chat: ChatPage, qapp: QApp
 
 
 def test_a_reply_that_the_disk_refuses_is_saved_when_there_is_room_again(
-        chat: ChatPage, application: Application, qapp: QApplication) -> None:
+        chat: ChatPage, application: Application, qapp: QApplication, gate: threading.Event) -> None:
     application.settings.set("sampling/max_tokens", 200)
     chat.send("The boat came home")
     until(qapp, lambda: chat._reply is not None and chat._reply.view.text, "some text")
     db, message_id = chat._store._db, chat._reply.message_id
     db.execute("CREATE TRIGGER refuse BEFORE UPDATE OF text ON message BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    gate.set()
     until(qapp, lambda: chat._reply is None, "the end of the reply")
     assert "disk is full" in chat.notice.text()
     text, conversation_id = replies(chat)[-1].text, chat._conversation.id
