@@ -11,30 +11,27 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer as BytePairs
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.generation import NewToken, generate
+from engine.messages import Sampling
 from engine.models.chat import ChatMessage
-from engine.models.checkpoint import load_decoder, load_masters
-from engine.models.gpt import Decoder, KVCache
+from engine.models.devices import pick_device
 from engine.models.tokenizer import Tokenizer
+from engine.recipe import parse_recipe
+from engine.session import Session
+from engine.variant import Variant
 from scripts.bundled.export import SAMPLING
 from scripts.bundled.text import SEPARATOR
 
-PROMPTS = (
-    "Hi!", "Hello, how are you?", "good morning", "Who are you?", "What is your name?", "Are you a human?",
-    "What can you do?", "What can't you do?", "Where do you live?", "Do you need the internet?",
-    "What is your favourite colour?", "What is the weather like today?", "Tell me a joke.", "I feel sad today.",
-    "I am bored.", "Do you like music?", "I went to the zoo yesterday.", "What should I cook tonight?",
-    "Have you seen any good movies lately?", "Do you like basketball?", "Tell me a story about a dragon.",
-    "Tell me a story about a little boat.", "What is attention in a transformer?", "What is a KV cache?",
-    "What is quantization?", "What is perplexity?", "What is the capital of France?", "Give me three colours.",
-    "Thank you very much!", "Goodbye!",
-)
-MAX_NEW_TOKENS = 150
+PROMPTS: dict[str, list[str]] = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
+RECIPES = ("fp32", "bf16", "int8", "int4", "prune-l1:amount=0.3")
+MAX_NEW_TOKENS = 200
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,16 @@ class BitsPerByte:
 class Reply:
     """One generated answer and whether the model ended it itself."""
 
+    group: str
     prompt: str
     text: str
     tokens: int
     ended: bool
+
+    @property
+    def loops(self) -> bool:
+        """Whether four words come again so often that a third of the reply repeats itself."""
+        return repeated_share([self.text]) > 1 / 3
 
 
 def chat_text(path: Path) -> str:
@@ -63,18 +66,17 @@ def chat_text(path: Path) -> str:
     return SEPARATOR.join("".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in chat) for chat in lines)
 
 
-def bits_per_byte(decoder: Decoder, tokenizer: Tokenizer, sizes: Tensor, path: Path, max_tokens: int) -> BitsPerByte:
+def bits_per_byte(variant: Variant, tokenizer: Tokenizer, sizes: Tensor, path: Path, max_tokens: int) -> BitsPerByte:
     """Score the first `max_tokens` tokens of a file. sizes (V,): UTF-8 bytes of every token."""
     text = chat_text(path) if path.suffix == ".jsonl" else path.read_text(encoding="utf-8")
     ids = tokenizer.encode(text, special_tokens=False)[:max_tokens]
-    width = decoder.config.context
+    width = variant.decoder.config.context
     nll_nats, scored, bytes_scored = 0.0, 0, 0
     for start in range(0, len(ids), width):
         chunk = torch.tensor(ids[start:start + width])
         if len(chunk) < 2:
             continue
-        with torch.inference_mode():
-            logits = decoder(chunk[None])[0, :-1].float()  # (T-1, V)
+        logits = variant.forward(chunk[None], None, last_only=False)[0, :-1]  # (T-1, V)
         nll_nats += float(F.cross_entropy(logits, chunk[1:], reduction="sum"))
         scored += len(chunk) - 1
         bytes_scored += int(sizes[chunk[1:]].sum())
@@ -87,32 +89,22 @@ def token_bytes(folder: Path) -> Tensor:
     return torch.tensor([len(tokens.id_to_token(i) or "") for i in range(tokens.get_vocab_size())])
 
 
-def reply_to(decoder: Decoder, tokenizer: Tokenizer, prompt: str, generator: torch.Generator) -> Reply:
-    """One answer with the sampling defaults that ship with the model."""
-    ids = tokenizer.render_chat([ChatMessage("user", prompt)])
-    cache = KVCache(decoder.config, len(ids) + MAX_NEW_TOKENS, torch.float32)
-    out: list[int] = []
-    with torch.inference_mode():
-        logits = decoder(torch.tensor([ids]), cache, last_only=True)[0, -1]
-        while len(out) < MAX_NEW_TOKENS:
-            token = sampled(logits, ids + out, generator)
-            if token in decoder.config.eos_ids:
-                return Reply(prompt, tokenizer.decode(out), len(out), True)
-            out.append(token)
-            logits = decoder(torch.tensor([[token]]), cache, last_only=True)[0, -1]
-    return Reply(prompt, tokenizer.decode(out), len(out), False)
-
-
-def sampled(logits: Tensor, seen: list[int], generator: torch.Generator) -> int:
-    """The next token under repetition penalty (Keskar et al., CTRL, 2019), temperature, top-k and top-p."""
-    logits = logits.clone()
-    ids = torch.tensor(sorted(set(seen)))
-    penalty = float(SAMPLING["repetition_penalty"])
-    logits[ids] = torch.where(logits[ids] > 0, logits[ids] / penalty, logits[ids] * penalty)
-    values, order = (logits / float(SAMPLING["temperature"])).topk(int(SAMPLING["top_k"]))
-    probabilities = values.softmax(-1)
-    probabilities[probabilities.cumsum(-1) - probabilities >= float(SAMPLING["top_p"])] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+def replies(session: Session) -> list[Reply]:
+    """An answer to each of the fixed prompts, by the app's own generator with the settings that ship with the model."""
+    sampling = Sampling(SAMPLING["temperature"], int(SAMPLING["top_k"]), SAMPLING["top_p"], 0.0,
+                        SAMPLING["repetition_penalty"], MAX_NEW_TOKENS, seed=0)
+    out: list[Reply] = []
+    for group, prompts in PROMPTS.items():
+        for prompt in prompts:
+            text, steps = "", generate(session, session.tokenizer.render_chat([ChatMessage("user", prompt)]), sampling)
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as done:
+                    out.append(Reply(group, prompt, text, done.value.output_tokens, done.value.finish == "end"))
+                    break
+                text += step.piece.text if isinstance(step, NewToken) else ""
+    return out
 
 
 def distinct(texts: Iterable[str], n: int) -> float:
@@ -134,20 +126,33 @@ def repeated_share(texts: Iterable[str], n: int = 4) -> float:
 
 
 def evaluate(folder: Path, eval_dir: Path, report: Path, max_tokens: int = 100_000) -> None:
-    """Score the model in `folder`, print and write everything to `report` (JSON)."""
-    decoder, tokenizer = load_decoder(load_masters(folder)).eval(), Tokenizer.from_folder(folder)
-    generator = torch.Generator().manual_seed(0)
-    replies = [reply_to(decoder, tokenizer, prompt, generator) for prompt in PROMPTS]
-    for reply in replies:
-        print(f"> {reply.prompt}\n{reply.text}{'' if reply.ended else ' [cut]'}\n")
-    texts = [reply.text for reply in replies]
-    chat = {"ended_share": sum(r.ended for r in replies) / len(replies), "distinct_1": distinct(texts, 1),
-            "distinct_2": distinct(texts, 2), "repeated_4gram_share": repeated_share(texts)}
-    print(json.dumps(chat))
+    """Score the model in `folder` under each recipe, print and write everything to `report` (JSON).
+
+    The first recipe scores `max_tokens` of each file, the others an eighth of that, and `fp32` is scored again on the
+    same eighth, so that they can be compared.
+    """
+    session = Session.open(folder, pick_device("cpu"))
     files = sorted(p for p in eval_dir.iterdir() if p.name != "SOURCE.txt")
     sizes = token_bytes(folder)
-    scores = [bits_per_byte(decoder, tokenizer, sizes, path, max_tokens) for path in files]
-    for score in scores:
-        print(f"{score.file}: {score.bits_per_byte:.3f} bits per byte over {score.bytes_scored} bytes")
-    report.write_text(json.dumps({"chat": chat, "bits_per_byte": [asdict(s) for s in scores],
-                                  "replies": [asdict(r) for r in replies]}, indent=1), encoding="utf-8")
+    whole: list[BitsPerByte] = []
+    rows: list[dict[str, Any]] = []
+    for recipe in RECIPES:
+        variant = session.apply(parse_recipe(recipe))
+        if not whole:
+            whole = [bits_per_byte(variant, session.tokenizer, sizes, path, max_tokens) for path in files]
+            for score in whole:
+                print(f"{score.file}: {score.bits_per_byte:.3f} bits per byte over {score.bytes_scored} bytes")
+        parts = [bits_per_byte(variant, session.tokenizer, sizes, path, max_tokens // 8) for path in files]
+        said = replies(session)
+        texts = [reply.text for reply in said]
+        rows.append({"recipe": recipe, "weight_bytes": variant.report.weight_bytes,
+                     "bits_per_byte": {score.file: score.bits_per_byte for score in parts},
+                     "ended": sum(r.ended for r in said), "loops": sum(r.loops for r in said), "replies": len(said),
+                     "distinct_1": distinct(texts, 1), "distinct_2": distinct(texts, 2),
+                     "repeated_4gram_share": repeated_share(texts),
+                     "texts": [asdict(r) for r in said]})
+        print(json.dumps({k: v for k, v in rows[-1].items() if k != "texts"}), flush=True)
+    for row in rows[0]["texts"]:
+        print(f"[{row['group']}] > {row['prompt']}\n{row['text']}{'' if row['ended'] else ' [cut]'}\n")
+    report.write_text(json.dumps({"bits_per_byte": [asdict(s) for s in whole], "recipes": rows}, indent=1),
+                      encoding="utf-8")

@@ -14,6 +14,7 @@ from scripts.bundled.tokens import SPECIAL, save_tokenizer
 
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1,
             "max_new_tokens": 200}
+SHARD_BYTES = 14_900_000
 _ROUND_TRIPS = ("Hello, world!", "Grüße aus Köln 🙂👍🏽", "  two spaces\n\n\tand a tab", "日本語 и русский",
                 "3.14 + 2 = 5.14?")
 
@@ -21,8 +22,9 @@ _ROUND_TRIPS = ("Hello, world!", "Grüße aus Köln 🙂👍🏽", "  two spaces
 def export(checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, out: Path) -> None:
     """Write bf16 weights, configuration, tokenizer and sampling defaults into `out`."""
     state = torch.load(checkpoint, weights_only=True)["model"]
-    save_folder(out, config, state, torch.bfloat16)
-    (out / "model.safetensors").chmod(0o644)  # safetensors creates it for its owner alone
+    save_folder(out, config, state, torch.bfloat16, shard_bytes=SHARD_BYTES)
+    for shard in out.glob("*.safetensors"):
+        shard.chmod(0o644)  # safetensors creates it for its owner alone
     save_tokenizer(tokenizer, out, config.context)
     generation = {"eos_token_id": list(config.eos_ids), "pad_token_id": config.eos_ids[-1]} | SAMPLING
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")

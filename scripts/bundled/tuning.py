@@ -38,7 +38,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def own_pairs(folder: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(prompt, reply) pairs written for this project: plain ones, and those filled from templates."""
-    plain_pairs = [pair for row in _lines(folder / "intents.jsonl") for pair in product(row["prompts"], row["replies"])]
+    plain_pairs = [pair for path in sorted(folder.glob("intents*.jsonl")) for row in _lines(path)
+                   for pair in product(row["prompts"], row["replies"])]
     filled: list[tuple[str, str]] = []
     for row in _lines(folder / "templates.jsonl"):
         for prompt, reply, word in product(row["prompts"], row["replies"], row["slots"]["x"]):
@@ -74,7 +75,8 @@ def own_documents(folder: Path, rng: random.Random, repeats: int, strung: int) -
     for _ in range(strung):
         pool = [rng.choice(pairs if rng.random() < 0.75 else filled) for _ in range(rng.randint(2, 4))]
         out.append(_chat(pool, rng))
-    dialogues = [[(m["role"], m["content"]) for m in row["messages"]] for row in _lines(folder / "dialogues.jsonl")]
+    dialogues = [[(m["role"], m["content"]) for m in row["messages"]]
+                 for path in sorted(folder.glob("dialogues*.jsonl")) for row in _lines(path)]
     return out + dialogues * (3 * repeats)
 
 
