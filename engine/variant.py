@@ -156,7 +156,7 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     """
     started_s = time.perf_counter()
     device = device_for(device, recipe)
-    draft, done = yield from _drafted(masters, recipe, device, calibrator)
+    draft, done = yield from drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
     make_room(int(need / _HEADROOM))
     free = device.free_bytes()
@@ -193,11 +193,14 @@ def device_for(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
     return replace(device, native="", native_missing=f"{other.label} brings its own way to compute a token.")
 
 
-def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None,
-             ) -> Generator[BuildStep, None, tuple[Draft, list[_Done]]]:
+def drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None = None,
+            sizes_only: bool = False) -> Generator[BuildStep, None, tuple[Draft, list[_Done]]]:
+    """What a recipe makes of a model, before a layer is built. device: device_for(...) of it. sizes_only: without
+    reading a weight, for sizes alone. Raises DynoError where it cannot run."""
     planned = getattr(recipe.get("precision"), "dtype", "fp32")
     autocast = getattr(recipe.get("autocast"), "dtype", "")
-    draft = Draft(masters, device, calibrator, planned, autocast, quantizes(o.key for o in recipe.options))
+    draft = Draft(masters, device, calibrator, planned, autocast, quantizes(o.key for o in recipe.options),
+                  sizes_only)
     done: list[_Done] = []
     for options in recipe.options:
         tech = technique(options.key)

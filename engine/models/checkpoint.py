@@ -105,11 +105,13 @@ class Masters(Mapping[str, Tensor]):
     """The checkpoint's weights under the decoder's names: read-only, never changed by any technique.
 
     A tensor is memory-mapped or put together on each access; callers never write into it. `config.tied` tells that
-    the head is the embedding.
+    the head is the embedding. unmapped: names of tensors that are no part of a file as it lies.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, Callable[[], Tensor]], path: Path | None = None):
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, Callable[[], Tensor]], path: Path | None = None,
+                 unmapped: frozenset[str] = frozenset()):
         self.config = config
+        self._unmapped = unmapped
         self.path = path
         self._sources = sources(config)
         self._tensors = tensors
@@ -130,6 +132,10 @@ class Masters(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return self._sources[name].shape
+
+    def mapped(self, name: str) -> bool:
+        """Whether a tensor's rows can be read from the file where they lie, so that holding it takes no memory."""
+        return name not in self._unmapped
 
     @property
     def parameters(self) -> int:

@@ -82,12 +82,15 @@ class Draft:
     the KV cache ("" for that of the activations). attention, compile, lookup: how the forward pass runs.
     embedding: scheme of the embedding ("" for dense). wants_16_bits: the recipe will cast to bf16 or fp16.
     wants_autocast: the dtype of the autocast it will have, "" for none. wants_codes: it will quantize the
-    blocks' weights.
+    blocks' weights. sizes_only: nothing is built from it, so techniques choose without reading a weight: which rows go
+    does not change how many stay.
     """
 
     def __init__(self, masters: Masters, device: DeviceFacts, calibrator: Calibrator | None = None,
-                 planned_dtype: str = "fp32", planned_autocast: str = "", planned_codes: bool = False) -> None:
+                 planned_dtype: str = "fp32", planned_autocast: str = "", planned_codes: bool = False,
+                 sizes_only: bool = False) -> None:
         self.masters = masters
+        self.sizes_only = sizes_only
         self.device = device
         self._calibrator = calibrator
         self._calibration: Calibration | None = None
@@ -166,6 +169,10 @@ class Draft:
 
     def calibrate(self) -> Generator[BuildStep, None, Calibration]:
         """What activations look like on the calibration text. Raises DynoError where there is none."""
+        if self.sizes_only:
+            from engine.techniques.calibration import Calibration
+
+            return Calibration({}, (0.0,) * self.masters.config.n_layers, 0)
         if self._calibrator is None:
             raise DynoError("This technique needs a calibration text, and none was given.",
                             "Switch it off, or run it on a model with a tokenizer.")
@@ -174,6 +181,10 @@ class Draft:
 
     def importance(self, name: str) -> Tensor:
         """Mean square of every input of a slot on the calibration text, pruned columns gone, (K,)."""
+        if self.sizes_only:
+            import torch
+
+            return torch.ones(self.layers[name].shape[1])
         assert self._calibration is not None, "calibrate() first"
         square, columns = self._calibration.mean_square[name], self.layers[name].columns
         return square if columns is None else square[columns]
@@ -209,7 +220,7 @@ class Draft:
     def maps_embedding(self) -> bool:
         """Whether the embedding's rows are read from the masters and take no memory: a CPU reaches the mapped file."""
         return (self.device.kind == "cpu" and not self.shares_embedding and not self.embedding
-                and not self.compile)
+                and not self.compile and self.masters.mapped("embed.weight"))
 
     def embedding_bytes(self) -> int:
         """Bytes of the embedding as the draft stands."""

@@ -65,7 +65,8 @@ class PruneHeads(Technique):
             qkv, out = draft.layers[f"blocks.{i}.attn.qkv"], draft.layers[f"blocks.{i}.attn.out"]
             names += [qkv.name, out.name]
             with draft.clock(self.key):
-                scores = head_scores(draft.reference(out.name), draft.importance(out.name), c.n_heads)
+                scores = (_equal(c.n_heads) if draft.sizes_only else
+                          head_scores(draft.reference(out.name), draft.importance(out.name), c.n_heads))
                 queries, keys = kept_heads(scores, plan, c)
             q, kv = channels(queries, c.head_dim), channels(keys, c.head_dim)
             out.cut_columns(q)
@@ -98,6 +99,12 @@ def kept_heads(scores: Tensor, plan: HeadPlan, c: ModelConfig) -> tuple[Tensor, 
     keys = by_group.sum(dim=1).topk(c.n_kv_heads - plan.groups).indices.sort().values  # (K',)
     best = by_group[keys].topk(per_group - plan.queries, dim=1).indices.sort(dim=1).values  # (K', H' / K')
     return (best + keys[:, None] * per_group).flatten(), keys
+
+
+def _equal(heads: int) -> Tensor:
+    import torch
+
+    return torch.zeros(heads)
 
 
 def channels(heads: Tensor, size: int) -> Tensor:

@@ -60,7 +60,9 @@ class PruneNeurons(Technique):
             up, down = draft.layers[f"blocks.{i}.mlp.up"], draft.layers[f"blocks.{i}.mlp.down"]
             names += [up.name, down.name]
             with draft.clock(self.key):
-                if options.score == "activation":
+                if draft.sizes_only:
+                    scores = _equal(c.intermediate_size)
+                elif options.score == "activation":
                     scores = draft.reference(down.name).square().sum(dim=0) * draft.importance(down.name)
                 else:
                     scores = neuron_scores(draft.reference(up.name), draft.reference(down.name), c.gated)
@@ -88,6 +90,12 @@ def neuron_scores(up: Tensor, down: Tensor, gated: bool) -> Tensor:
         into = gate * value
     scores: Tensor = into * down.norm(dim=0)
     return scores
+
+
+def _equal(neurons: int) -> Tensor:
+    import torch
+
+    return torch.zeros(neurons)
 
 
 def _with_gate(kept: Tensor, size: int) -> Tensor:

@@ -34,6 +34,8 @@ def zero_lowest(draft: Draft, key: str, amount: float, across: bool, scores: Sco
         parts = [[layer] for layer in layers]
     if not any(counts):
         return Effect((), "Nothing to prune at this amount.", engaged=False)
+    if draft.sizes_only:
+        return Effect(tuple(layer.name for layer in layers), NO_GAIN, zeros=sum(counts))
     done, total = 0, 3 * len(layers)
 
     def keys(layer: LayerDraft) -> Tensor:

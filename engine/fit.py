@@ -1,0 +1,144 @@
+"""Whether a model fits, before it is loaded: bytes it will need under a recipe, from config.json and the headers of its
+files alone.
+
+The recipe is drafted as for building, on shapes without weights, so the estimate cannot drift from what is built.
+Loads torch with the first estimate. What an estimate does not know: which activations a recipe meets, and what other
+programs will ask for in the meantime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import DynoError
+from engine.models.config import ModelConfig, cache_bytes_per_token
+from engine.models.devices import DeviceFacts, pick_device
+from engine.models.gguf_header import is_gguf, read_gguf
+from engine.models.gguf_names import config_of
+from engine.models.weight_files import Entry, read_folder
+from engine.recipe import Recipe
+
+if TYPE_CHECKING:
+    from engine.techniques.draft import Draft, LayerDraft
+
+_PROMPT_CHUNK = 256  # tokens of a prompt that run at once (engine.generation)
+_SHARE = 0.92  # of what is free, that weights may take (engine.variant)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model needs under a recipe, in bytes.
+
+    weight_bytes: weights as the recipe lays them out, each block of memory once. mapped_bytes: rows read from the file
+    where they lie, which take no memory of their own (the system keeps them in its file cache while it can). kv_bytes:
+    keys and values of `context` tokens. build_bytes: what building the largest layer needs beside its result, for a
+    moment. run_bytes: activations of a prompt and the logits. peak_bytes: the most there is at any one time.
+    free_bytes: what can be had now on the device. file_bytes: weights on the disk. stored: type of most of them there.
+    """
+
+    architecture: str
+    parameters: int
+    context: int
+    stored: str
+    file_bytes: int
+    weight_bytes: int
+    mapped_bytes: int
+    kv_bytes: int
+    build_bytes: int
+    run_bytes: int
+    free_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most at any one time: while the largest layer is built, or while the model runs at its full context."""
+        return self.weight_bytes + max(self.build_bytes, self.kv_bytes + self.run_bytes)
+
+    @property
+    def loads(self) -> bool:
+        """Whether the weights can be built now; a full context may still be too long."""
+        return self.weight_bytes + self.build_bytes <= self.free_bytes and self.weight_bytes <= _SHARE * self.free_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be loaded now and a context of this length be used."""
+        return self.loads and self.peak_bytes <= self.free_bytes
+
+
+def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None,  # noqa: B008 (frozen)
+             device: DeviceFacts | None = None) -> Fit:
+    """What the model in a folder, or a .gguf file, will need. context: tokens, by default all that the model knows.
+    device: where, by default the preferred one. Raises DynoError where the model or the recipe cannot run there, and
+    where headers are wrong."""
+    from engine.models.checkpoint import Masters
+    from engine.variant import device_for, drafted
+
+    config, entries = read_headers(Path(path))
+    device = device_for(device or pick_device(), recipe)
+    masters = Masters(config, {}, unmapped=_unmapped(entries))
+    steps = drafted(masters, recipe, device, sizes_only=True)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            draft: Draft = done.value[0]
+            break
+    tokens = min(context or draft.config.context, draft.config.context)
+    rows, columns = masters.shape("embed.weight")
+    stored = stored_type(entries)
+    item = _item_bytes(entries)
+    return Fit(
+        architecture=config.model_type, parameters=masters.parameters, context=tokens, stored=stored,
+        file_bytes=sum(e.end - e.begin for e in entries.values()), weight_bytes=draft.total_bytes(),
+        mapped_bytes=int(rows * columns * item) if draft.maps_embedding else 0,
+        kv_bytes=tokens * cache_bytes_per_token(draft.config, draft.cache_dtype),
+        build_bytes=max(_build_bytes(draft, layer, item) for layer in draft.layers.values()),
+        run_bytes=_run_bytes(draft.config, tokens), free_bytes=device.free_bytes())
+
+
+def read_headers(path: Path) -> tuple[ModelConfig, dict[str, Entry]]:
+    """Shape and stored tensors of a model folder or .gguf file, from its headers. Raises DynoError."""
+    if is_gguf(path):
+        file = read_gguf(path)
+        return config_of(file), file.tensors
+    return ModelConfig.from_folder(path), read_folder(path)
+
+
+def stored_type(entries: dict[str, Entry]) -> str:
+    """The type in which most of the bytes are stored, as "BF16" or "Q4_K"."""
+    held: dict[str, int] = {}
+    for entry in entries.values():
+        held[entry.dtype] = held.get(entry.dtype, 0) + entry.end - entry.begin
+    if not held:
+        raise DynoError("There are no tensors in the model's files.", "Download the model again.")
+    return max(held, key=lambda dtype: held[dtype])
+
+
+def _unmapped(entries: dict[str, Entry]) -> frozenset[str]:
+    """The embedding, where GGUF stores it in codes: its rows must be put into memory then."""
+    entry = entries.get("token_embd.weight")
+    return frozenset({"embed.weight"} if entry is not None and entry.dtype not in ("F32", "F16", "BF16") else ())
+
+
+def _item_bytes(entries: dict[str, Entry]) -> float:
+    """Bytes a weight has when it is read from the file; codes are read as fp32."""
+    return 2 if stored_type(entries) in ("F16", "BF16") else 4
+
+
+def _build_bytes(draft: Draft, layer: LayerDraft, item: float) -> int:
+    """What building one layer needs beside its result: the weight as it is read (unless it is a view of the file),
+    fp32 copies where the recipe edits or calibrates it, and a kernel's rearranging."""
+    if layer.name == "head" and draft.shares_embedding:
+        return 0
+    as_read = item * layer.numel
+    edited = 8 * layer.numel if layer.edits or layer.rows is not None or layer.columns is not None else 0
+    codes = 3 * layer.numel if layer.scheme is not None and layer.scheme.rounds else 0
+    return int(as_read + max(edited, codes))
+
+
+def _run_bytes(c: ModelConfig, context: int) -> int:
+    """Activations of a chunk of a prompt in fp32: the stream and its norm, q, k and v, the widened feed-forward twice,
+    visibility of every position; and one token's logits."""
+    wide = 3 * c.hidden_size + 2 * c.qkv_size + 3 * c.intermediate_size * (2 if c.gated else 1)
+    return _PROMPT_CHUNK * (4 * wide + context * (1 + 4 * c.n_heads // 8)) + 8 * c.vocab_size
