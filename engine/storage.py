@@ -1,5 +1,8 @@
 """Conversations in SQLite. Nothing the user made is ever lost: a prompt is committed before the engine sees it, a
-growing reply at least once a second, and what an edit or a regeneration replaces is archived, not deleted.
+growing reply at least once a second, and what an edit or a regeneration replaces stays as another branch.
+
+A conversation is a tree of messages, each with its parent. One path from a root to a leaf is shown; the messages off it
+are marked archived. Ids grow along every path.
 
 WAL mode: a commit reaches the operating system before the call returns, which survives a kill; the flush to the disk
 itself happens at checkpoints, outside the window's thread (`checkpoint`).
@@ -20,21 +23,13 @@ from typing import Any
 
 from engine.errors import DynoError, reason
 from engine.models.chat import ChatMessage
+from engine.storage_schema import prepare
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS conversation (
-    id INTEGER PRIMARY KEY, title TEXT NOT NULL, created_s REAL NOT NULL, updated_s REAL NOT NULL,
-    system_prompt TEXT NOT NULL DEFAULT '', deleted_s REAL);
-CREATE TABLE IF NOT EXISTS message (
-    id INTEGER PRIMARY KEY, conversation_id INTEGER NOT NULL REFERENCES conversation(id) ON DELETE CASCADE,
-    role TEXT NOT NULL, text TEXT NOT NULL, state TEXT NOT NULL, created_s REAL NOT NULL,
-    meta TEXT NOT NULL DEFAULT '{}', archived INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS message_by_conversation ON message(conversation_id, id);
-"""
-_VERSION = 1
 DELETED_KEPT_S = 7 * 24 * 3600.0
+NEW_CHAT = 0
+"""The conversation id under which the draft of a conversation that has not begun is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,8 @@ class Conversation:
 class Message:
     """One turn. state: "complete", "streaming" (the app ended in mid-reply), "stopped" or "failed".
 
-    meta: whatever the window keeps with it as JSON: statistics, tokens, switches.
+    meta: whatever the window keeps with it as JSON: statistics, tokens, switches. parent_id: the turn it follows, None
+    for a first one.
     """
 
     id: int
@@ -62,6 +58,7 @@ class Message:
     state: str
     created_s: float
     meta: dict[str, Any] = field(default_factory=dict)
+    parent_id: int | None = None
 
     @property
     def turn(self) -> ChatMessage:
@@ -81,12 +78,10 @@ class Store:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.execute("PRAGMA wal_autocheckpoint=0")
-            found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-            if found > _VERSION:
-                raise DynoError("The conversations were written by a newer GPT Dyno.", "Update the app to open them.")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            prepare(self._db)
             self._db.execute("DELETE FROM conversation WHERE deleted_s < ?", (time.time() - DELETED_KEPT_S,))
+            self._db.execute("DELETE FROM draft WHERE conversation_id <> ? AND conversation_id NOT IN"
+                             " (SELECT id FROM conversation)", (NEW_CHAT,))
         except sqlite3.Error as error:
             raise DynoError(f"The conversations in {path} cannot be opened: {reason(error)}.",
                             "Make sure the folder can be written, or move the file away to start afresh.") from error
@@ -139,27 +134,32 @@ class Store:
     # ----------------------------------------------------------------------------------------------------- messages
 
     def messages(self, conversation_id: int) -> list[Message]:
-        """The turns that stand, in order."""
+        """The turns of the path that is shown, in order."""
         with self._guard():
             rows = self._db.execute(
-                "SELECT id, conversation_id, role, text, state, created_s, meta FROM message"
+                "SELECT id, conversation_id, role, text, state, created_s, meta, parent_id FROM message"
                 " WHERE conversation_id = ? AND archived = 0 ORDER BY id", (conversation_id,)).fetchall()
-        return [Message(i, parent, role, text, state, created_s, json.loads(meta))
-                for i, parent, role, text, state, created_s, meta in rows]
+        return [Message(i, conversation, role, text, state, created_s, json.loads(meta), parent)
+                for i, conversation, role, text, state, created_s, meta, parent in rows]
 
-    def add_message(self, conversation_id: int, role: str, text: str, state: str = "complete") -> Message:
-        """Append a turn; committed when this returns."""
-        now_s = time.time()
+    def add_message(self, conversation_id: int, role: str, text: str, state: str = "complete",
+                    meta: dict[str, Any] | None = None) -> Message:
+        """Append a turn to the path that is shown; committed when this returns."""
         with self._guard(), self._transaction():
-            return self._insert(conversation_id, role, text, state, now_s)
+            parent = self._db.execute("SELECT max(id) FROM message WHERE conversation_id = ? AND archived = 0",
+                                      (conversation_id,)).fetchone()[0]
+            return self._insert(conversation_id, role, text, state, meta, parent)
 
-    def _insert(self, conversation_id: int, role: str, text: str, state: str, now_s: float) -> Message:
+    def _insert(self, conversation_id: int, role: str, text: str, state: str, meta: dict[str, Any] | None,
+                parent: int | None) -> Message:
+        now_s = time.time()
         cursor = self._db.execute(
-            "INSERT INTO message (conversation_id, role, text, state, created_s) VALUES (?, ?, ?, ?, ?)",
-            (conversation_id, role, text, state, now_s))
+            "INSERT INTO message (conversation_id, role, text, state, created_s, meta, parent_id, shown)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(shown), 0) + 1 FROM message))",
+            (conversation_id, role, text, state, now_s, json.dumps(meta or {}, ensure_ascii=False), parent))
         self._db.execute("UPDATE conversation SET updated_s = ? WHERE id = ?", (now_s, conversation_id))
         assert cursor.lastrowid is not None
-        return Message(cursor.lastrowid, conversation_id, role, text, state, now_s)
+        return Message(cursor.lastrowid, conversation_id, role, text, state, now_s, meta or {}, parent)
 
     def save_message(self, message_id: int, text: str, state: str, meta: dict[str, Any] | None = None) -> None:
         """Replace a turn's text (a reply that grows); committed when this returns."""
@@ -170,14 +170,61 @@ class Store:
                 self._db.execute("UPDATE message SET text = ?, state = ?, meta = ? WHERE id = ?",
                                  (text, state, json.dumps(meta, ensure_ascii=False), message_id))
 
-    def replace_from(self, conversation_id: int, message_id: int, role: str, text: str,
-                     state: str = "complete") -> Message:
-        """Archive a turn and all after it and append another one: both or neither."""
-        now_s = time.time()
+    def replace_from(self, conversation_id: int, message_id: int, role: str, text: str, state: str = "complete",
+                     meta: dict[str, Any] | None = None) -> Message:
+        """Begin another branch beside a turn of the path with a new turn in its place; the old turn and what follows
+        it stay as they are, off the path. Both or neither."""
         with self._guard(), self._transaction():
+            parent = self._db.execute("SELECT parent_id FROM message WHERE id = ?", (message_id,)).fetchone()[0]
             self._db.execute("UPDATE message SET archived = 1 WHERE conversation_id = ? AND id >= ?",
                              (conversation_id, message_id))
-            return self._insert(conversation_id, role, text, state, now_s)
+            return self._insert(conversation_id, role, text, state, meta, parent)
+
+    def branches(self, conversation_id: int) -> dict[int, tuple[int, ...]]:
+        """For each turn of the path that has others in its place: their ids and its own, the oldest first."""
+        with self._guard():
+            rows = self._db.execute("SELECT id, parent_id, archived FROM message WHERE conversation_id = ? ORDER BY id",
+                                    (conversation_id,)).fetchall()
+        beside: dict[int | None, list[int]] = {}
+        for message_id, parent, _ in rows:
+            beside.setdefault(parent, []).append(message_id)
+        return {message_id: tuple(beside[parent]) for message_id, parent, archived in rows
+                if not archived and len(beside[parent]) > 1}
+
+    def show_branch(self, conversation_id: int, message_id: int) -> None:
+        """Show the path through a turn: its ancestors, itself, and of what follows the turns that were shown last."""
+        with self._guard(), self._transaction():
+            path = [row[0] for row in self._db.execute(
+                "WITH RECURSIVE up(id, parent) AS (SELECT id, parent_id FROM message WHERE id = ? UNION"
+                " SELECT m.id, m.parent_id FROM message m JOIN up ON m.id = up.parent) SELECT id FROM up",
+                (message_id,))]
+            child: tuple[int] | None = (message_id,)
+            while child is not None:
+                child = self._db.execute(
+                    "SELECT id FROM message WHERE parent_id = ? ORDER BY shown DESC, id DESC LIMIT 1", child).fetchone()
+                path += child or ()
+            self._db.execute("UPDATE message SET archived = 1 WHERE conversation_id = ? AND archived = 0",
+                             (conversation_id,))
+            newest = self._db.execute("SELECT max(shown) + 1 FROM message").fetchone()[0]
+            self._db.executemany("UPDATE message SET archived = 0, shown = ? WHERE id = ?", [(newest, i) for i in path])
+
+    # ------------------------------------------------------------------------------------------------------- drafts
+
+    def draft(self, conversation_id: int) -> dict[str, Any]:
+        """What was written and not sent in a conversation (or NEW_CHAT), as save_draft() was given it."""
+        with self._guard():
+            row = self._db.execute("SELECT data FROM draft WHERE conversation_id = ?", (conversation_id,)).fetchone()
+        found: dict[str, Any] = json.loads(row[0]) if row is not None else {}
+        return found
+
+    def save_draft(self, conversation_id: int, data: dict[str, Any]) -> None:
+        """Keep what is written and not sent; an empty one is forgotten."""
+        with self._guard():
+            if data:
+                self._db.execute("INSERT OR REPLACE INTO draft (conversation_id, data) VALUES (?, ?)",
+                                 (conversation_id, json.dumps(data, ensure_ascii=False)))
+            else:
+                self._db.execute("DELETE FROM draft WHERE conversation_id = ?", (conversation_id,))
 
     # ------------------------------------------------------------------------------------------------- maintenance
 
