@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.context import check_prompt
 from engine.errors import DynoError
 from engine.lookup import PromptLookup
-from engine.messages import ChatMessage, GenerationStats, Sampling, TokenPiece
+from engine.messages import GenerationStats, Sampling, TokenPiece
 from engine.models.tokenizer import Tokenizer, check_ids
 from engine.recipe import Recipe
 from engine.sampling import Sampler
 from engine.session import Session
-from engine.words import counted
 
 _PREFILL_CHUNK = 256
 _FIRST_PAUSE, _LONGEST_PAUSE = 4, 64
@@ -63,39 +63,6 @@ class SwitchRefused:
 
 
 Step = PromptRead | NewToken | Reread | SwitchRefused
-
-
-def fit_messages(tokenizer: Tokenizer, messages: Sequence[ChatMessage], context: int,
-                 reserve: int) -> tuple[list[int], int]:
-    """Token ids of the conversation and how many of its oldest turns were left out so that `reserve` tokens remain.
-
-    A system prompt always stays. Raises DynoError where the last turn alone does not fit.
-    """
-    if not messages:
-        raise DynoError("The prompt is empty.", "Write something for the model to answer.")
-    system = [m for m in messages[:1] if m.role == "system"]
-    turns = list(messages[len(system):])
-    dropped = 0
-    while True:
-        ids = tokenizer.render_chat([*system, *turns])
-        if len(ids) <= context - reserve:
-            return ids, dropped
-        if len(turns) <= 1:
-            raise DynoError(f"The message is {counted(len(ids), 'token')} long; with a reply of {reserve:,} it does "
-                            f"not fit into the model's context of {context:,}.",
-                            "Shorten it, or open a model with more context.")
-        # A reply without its question would be out of place, so turns leave in pairs.
-        gone = 2 if len(turns) > 2 and turns[1].role == "assistant" else 1
-        turns, dropped = turns[gone:], dropped + gone
-
-
-def check_prompt(ids: Sequence[int], context: int) -> None:
-    """Raises DynoError for a prompt the model cannot continue."""
-    if not ids:
-        raise DynoError("The prompt is empty.", "Write something for the model to continue.")
-    if len(ids) >= context:
-        raise DynoError(f"The prompt is {counted(len(ids), 'token')} long; the model's context holds {context:,}.",
-                        "Shorten it, or open a model with more context.")
 
 
 def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: tuple[str, ...] = (),

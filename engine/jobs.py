@@ -14,8 +14,9 @@ import torch
 from engine.bench.history import History
 from engine.bench.quality import perplexity
 from engine.bench.run import Doing, Measured, RowDone, Setting, model_fingerprint, run_plan
+from engine.context import check_prompt, fit_messages, reply_reserve, with_known_tokens
 from engine.errors import DynoError
-from engine.generation import NewToken, PromptRead, Reread, SwitchRefused, check_prompt, fit_messages, generate
+from engine.generation import NewToken, PromptRead, Reread, Step, SwitchRefused, generate
 from engine.measurements import BenchResult, BenchRow
 from engine.messages import (
     BenchRowDone,
@@ -41,8 +42,10 @@ from engine.messages import (
     Training,
     TurnsDropped,
 )
+from engine.models.chat import ChatMessage
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
+from engine.models.reasoning import opens_reasoning
 from engine.monitor.monitor import Monitor
 from engine.profile import explain
 from engine.recipe import Recipe
@@ -141,14 +144,24 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
         ids = session.tokenizer.encode(command.prompt)
         check_prompt(ids, session.config.context)
     else:
-        reserve = max(1, min(sampling.max_tokens, session.config.context // 4))
-        ids, dropped = fit_messages(session.tokenizer, command.messages, session.config.context, reserve)
+        context = session.config.context
+        reserve = reply_reserve(sampling.max_tokens, context)
+        ids, dropped = fit_messages(session.tokenizer, command.messages, context, reserve)
         if dropped:
             yield TurnsDropped(job_id, time.monotonic(), dropped)
+        if sampling.seed is None:
+            known = with_known_tokens(session.tokenizer, ids, session.known_ids)
+            ids = known if len(known) <= context - reserve else ids
     steps = generate(session, ids, sampling, stop=command.stop, alternatives=command.alternatives,
                      submitted_s=command.submitted_s or None,
                      stopping=lambda: state.stopping or job_id in state.cancelled)
-    monitor, first = state.monitor, True
+    return (yield from reply_events(state, job_id, steps))
+
+
+def reply_events(state: EngineState, job_id: int, steps: Generator[Step, None, GenerationStats],
+                 reading: bool = True) -> Generator[Event, None, GenerationStats]:
+    """The events of a reply's steps. reading: tell how far its prompt has been read."""
+    session, monitor, first = state.loaded(), state.monitor, True
     while True:
         try:
             step = next(steps)
@@ -167,7 +180,7 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
         elif isinstance(step, SwitchRefused):
             assert session.active is not None
             yield RecipeFailed(now_s, step.recipe, session.active.recipe, step.summary, step.hint)
-        elif isinstance(step, PromptRead):
+        elif isinstance(step, PromptRead) and reading:
             yield Progress(job_id, now_s, "Reading the prompt", step.done, step.total)
 
 
@@ -307,7 +320,17 @@ def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo
         stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
         device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
         chat_template=session.tokenizer.chat_template is not None, sampling=_suggested(folder),
-        unavailable=tuple(unavailable_techniques(device, session.config)))
+        unavailable=tuple(unavailable_techniques(device, session.config)), reasons_first=_reasons_first(session))
+
+
+def _reasons_first(session: Session) -> bool:
+    """Whether the chat template opens a block of reasoning for the model."""
+    if session.tokenizer.chat_template is None:
+        return False
+    try:
+        return opens_reasoning(session.tokenizer.chat_text([ChatMessage("user", "?")], answering=True))
+    except DynoError:
+        return False  # a template that refuses this will say so when it is asked for a reply
 
 
 def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> Iterator[tuple[str, str]]:

@@ -7,9 +7,9 @@ tensor or an exception object: either would keep memory of the device alive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.chat_messages import SAMPLING_LIMITS, ContextCounted, CountContext, PartBegun, Sampling, WorkOnText
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
@@ -19,35 +19,15 @@ from engine.train_plan import TrainPlan
 
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
-    "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "EngagedReport", "Evaluate", "Event",
+    "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "ContextCounted", "CountContext",
+    "EngagedReport", "Evaluate", "Event",
     "Explain", "Failed", "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted",
-    "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded", "PerplexityResult", "Progress", "QualityProbe",
+    "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded", "PartBegun", "PerplexityResult", "Progress", "QualityProbe",
     "RecipeApplied", "RecipeFailed",
     "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
     "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult", "Training", "TurnsDropped",
+    "WorkOnText",
 ]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. temperature 0 is greedy. top_k 0, top_p 1, min_p 0, repetition_penalty 1: off.
-
-    max_tokens: longest reply, in tokens. seed None: a fresh one each time (it is reported, so a run can be repeated).
-    """
-
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 0.95
-    min_p: float = 0.0
-    repetition_penalty: float = 1.1
-    max_tokens: int = 256
-    seed: int | None = None
-
-
-SAMPLING_LIMITS: Mapping[str, tuple[float, float]] = {
-    "temperature": (0.0, 5.0), "top_k": (0, 1_000_000), "top_p": (0.01, 1.0), "min_p": (0.0, 1.0),
-    "repetition_penalty": (1.0, 3.0), "max_tokens": (1, 1_000_000), "seed": (0, (1 << 63) - 1)}
-"""The least and the greatest value of each field of a Sampling."""
 
 
 # ---------------------------------------------------------------------------------------------------------- commands
@@ -73,7 +53,7 @@ class Generate:
     job_id: int
     prompt: str | None = None
     messages: tuple[ChatMessage, ...] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     alternatives: int = 0
     submitted_s: float = 0.0
@@ -163,8 +143,8 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | Evaluate | Explain | RunBenchmark | Train
-Command = Job | FinishTraining | ApplyRecipe | SetThreads | Cancel | Shutdown
+Job = LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train
+Command = Job | FinishTraining | ApplyRecipe | SetThreads | CountContext | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
 
@@ -174,6 +154,7 @@ class ModelInfo:
     """The loaded model. parameters: number of weights. file_bytes: size of the weights on disk.
 
     unavailable: (technique key, or "key:dtype" for one of its dtypes; the reason it cannot run on this device).
+    reasons_first: its chat template opens a block of reasoning, so that every reply begins inside one.
     """
 
     name: str
@@ -189,6 +170,7 @@ class ModelInfo:
     chat_template: bool
     sampling: Sampling
     unavailable: tuple[tuple[str, str], ...] = ()
+    reasons_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -523,6 +505,7 @@ class Failed:
     details: str = field(default="", repr=False)
 
 
-Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | Switched | RecipeApplied | RecipeFailed
+Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | PartBegun | ContextCounted | Switched
+         | RecipeApplied | RecipeFailed
          | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Training
          | Finished | Cancelled | Failed)

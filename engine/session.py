@@ -133,6 +133,11 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------------- sequence
 
+    @property
+    def known_ids(self) -> Sequence[int]:
+        """The tokens in the cache, where the active recipe has written it."""
+        return self._ids if self._cache is not None and self._owner is self.active else ()
+
     def begin(self, ids: Sequence[int], capacity: int, reuse: bool) -> int:
         """Make the cache ready for a prompt and return how many of its tokens it already holds.
 

@@ -28,6 +28,7 @@ from engine.messages import (
     Cancelled,
     Command,
     Compiling,
+    CountContext,
     Evaluate,
     Explain,
     Failed,
@@ -47,6 +48,7 @@ from engine.messages import (
     Shutdown,
     Train,
     TrainResult,
+    WorkOnText,
 )
 from engine.monitor.monitor import Monitor
 from engine.outbox import Outbox
@@ -59,8 +61,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", Evaluate: "score", Explain: "profile",
-                           RunBenchmark: "benchmark", Train: "training"}
+_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", WorkOnText: "reply", Evaluate: "score",
+                           Explain: "profile", RunBenchmark: "benchmark", Train: "training"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -175,7 +177,7 @@ class Worker:
 
     def _run_job(self, job: Job) -> None:
         """Run a job to its end; exactly one of Finished, Cancelled, Failed follows JobStarted."""
-        from engine import jobs
+        from engine import jobs, text_work
 
         assert self._state is not None
         self._running = job.job_id
@@ -186,6 +188,8 @@ class Worker:
             steps: jobs.JobSteps = jobs.load_job(self._state, job)
         elif isinstance(job, Generate):
             steps = jobs.generate_job(self._state, job)
+        elif isinstance(job, WorkOnText):
+            steps = text_work.text_job(self._state, job)
         elif isinstance(job, Explain):
             steps = jobs.explain_job(self._state, job)
         elif isinstance(job, RunBenchmark):
@@ -253,6 +257,8 @@ class Worker:
                 assert self._state is not None
                 self._state.threads = command.threads
                 self._state.set_threads()
+            elif isinstance(command, CountContext):
+                self._count_context(command)
             elif isinstance(command, ApplyRecipe):
                 self._wanted = command.recipe
             elif isinstance(command, _CompilerTold):
@@ -260,6 +266,14 @@ class Worker:
         self._tell_compiling()
         if not self._building and not self._stopping:
             self._apply_wanted()
+
+    def _count_context(self, command: CountContext) -> None:
+        """Answer, unless a newer question waits or there is no model yet."""
+        from engine.context import count_context
+
+        session = self._state.session if self._state is not None else None
+        if session is not None and not any(isinstance(waiting, CountContext) for waiting in self._control):
+            self._outbox.put(count_context(session.tokenizer, session.config.context, command))
 
     def _tell_compiling(self) -> bool:
         """Say once a second how long the compiler has been at work; whether it is."""

@@ -36,6 +36,7 @@ class Tokenizer:
         self._special = special
         self.chat_template = chat_template
         self._texts: dict[int, str] = {}
+        self._special_ids: frozenset[int] | None = None
         self._template: Template | None = None  # compiled when it is first asked for
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
@@ -145,6 +146,14 @@ class Tokenizer:
     def stream(self, prompt_ids: Sequence[int]) -> TextStream:
         """Decoder of tokens that arrive one by one after `prompt_ids`."""
         return TextStream(self._backend, prompt_ids)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that are no text: roles, ends, beginnings."""
+        if self._special_ids is None:
+            added = self._backend.get_added_tokens_decoder()
+            self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        return self._special_ids
 
     @property
     def adds_bos(self) -> bool:

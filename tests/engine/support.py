@@ -314,6 +314,10 @@ class Engine:
 
         self.outbox.react = react
 
+    def text_of(self, job_id: int) -> str:
+        """What a job has written so far."""
+        return "".join(e.text for e in self.seen if isinstance(e, Tokens) and e.job_id == job_id)
+
     def next_id(self) -> int:
         """A fresh job id."""
         return self.worker.next_id()
