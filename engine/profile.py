@@ -19,8 +19,8 @@ import torch
 from engine.kernels.linear import LinearKernel
 from engine.kernels.native_step import NativeStep
 from engine.messages import SpeedReport, TimeShare
+from engine.models.cache import KVCache
 from engine.models.devices import DeviceFacts
-from engine.models.gpt import KVCache
 from engine.session import check_room
 from engine.techniques import technique
 from engine.techniques.base import BuildStep
@@ -91,7 +91,8 @@ def _positions_read(variant: Variant, cache: KVCache, context: int) -> int:
     """Positions of the cache that a token's attention reads: a compiled step reads all there are, a window its own."""
     if variant.compiled is not None and variant.compiled.runs(cache.capacity):
         return cache.capacity
-    return min(context, variant.decoder.config.sliding_window or context)
+    c = variant.decoder.config
+    return sum(min(context, c.window(layer) or context) for layer in range(c.n_layers)) // c.n_layers
 
 
 def last_level_bytes(device: DeviceFacts) -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from engine.errors import DynoError
+from engine.models.cache import KVCache
 from engine.models.checkpoint import Masters, load_masters
 from engine.models.devices import DeviceFacts
-from engine.models.gpt import KVCache
 from engine.models.tokenizer import Tokenizer
 from engine.paths import CALIBRATION_TEXT
 from engine.recipe import Recipe

@@ -23,10 +23,11 @@ from engine.kernels.linear import LinearKernel, Weights, parameter, tensor_memor
 from engine.kernels.native_step import NativeStep
 from engine.kernels.token_step import DecoderStep, TokenStep
 from engine.messages import EngagedReport, LayerReport, TechniqueReport
+from engine.models.cache import Int8KVCache, KVCache
 from engine.models.checkpoint import Masters
 from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
-from engine.models.gpt import Decoder, Int8KVCache, KVCache, attend_plain
+from engine.models.gpt import Decoder, attend_plain
 from engine.native.library import library
 from engine.recipe import Recipe
 from engine.techniques import technique
@@ -297,7 +298,7 @@ def _token_step(variant: Variant) -> str:
 
 def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str) -> KVCache:
     if dtype == "int8":
-        computed = autocast or decoder.norm.weight.dtype
+        computed = autocast or decoder.dtype
         return Int8KVCache(decoder.config, capacity, computed, device)
     return KVCache(decoder.config, capacity, torch_dtype(dtype), device)
 

@@ -27,8 +27,8 @@ from engine.bench.windows import Counted, Window, fixed_windows, strided_windows
 from engine.errors import DynoError
 from engine.measurements import QualityTest
 from engine.messages import PerplexityResult
+from engine.models.cache import Int8KVCache, KVCache
 from engine.models.devices import torch_dtype
-from engine.models.gpt import Int8KVCache, KVCache
 from engine.models.tokenizer import Tokenizer, check_ids
 from engine.variant import Variant
 
@@ -183,7 +183,7 @@ def _streams(variant: Variant, ids: Tensor, first: int, rows: int) -> Iterator[t
     batch, length = ids.shape
     decoder = variant.decoder
     part = max(1, rows // batch)
-    computed = variant.context.autocast or decoder.norm.weight.dtype
+    computed = variant.context.autocast or decoder.dtype
     plain = part >= length and variant.cache_dtype != "int8" and torch_dtype(variant.cache_dtype) == computed
     cache = None if plain else _cache(variant, length, batch, computed)
     kept: list[Tensor] = []
@@ -220,7 +220,7 @@ def _score_batch(variants: Sequence[Variant], streams: list[Tensor], targets: Te
         for variant, stream, one, nlls in zip(variants, streams, sums, found, strict=True):
             begun_s = time.perf_counter()
             with variant.context():
-                rows = variant.decoder.head(stream[None, start:start + block])[0].float()  # (R, V)
+                rows = variant.decoder.logits(stream[None, start:start + block])[0].float()  # (R, V)
             nlls.append(torch.cat([F.cross_entropy(x, y, reduction="none") for x, y in
                                    zip(_parts(rows, dense), _parts(labels, dense), strict=True)]))
             variant.device.synchronize()

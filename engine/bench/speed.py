@@ -15,7 +15,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.measurements import SpeedTest
-from engine.models.gpt import KVCache
+from engine.models.cache import KVCache
 from engine.variant import Variant
 
 UBATCH = 512

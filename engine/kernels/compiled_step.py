@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from engine.kernels.token_step import DecoderStep
-from engine.models.gpt import Decoder, KVCache
+from engine.models.cache import KVCache
+from engine.models.gpt import Decoder
+from engine.models.rope import Turn
 
 _MODES = {"default": "default", "tuned": "max-autotune-no-cudagraphs"}
 _CAPTURING = ("cuda",)  # kinds of device with graphs
@@ -134,17 +136,14 @@ class CompiledStep:
 
     def _made(self, capacity: int) -> Step:
         decoder = self._decoder
-        rope = None
-        if decoder.positions is None:
-            like = torch.empty(0, dtype=decoder.norm.weight.dtype, device=self._device)
-            rope = decoder.rope_tables(like, capacity)
+        turns = decoder.rope_tables(torch.empty(0, dtype=decoder.dtype, device=self._device), capacity)
         # The compiler counts recompilations by code object, so each capacity gets one of its own.
         code = _entry.__code__.replace(co_name=f"token_step_{capacity}")
         entry = types.FunctionType(code, globals())
         compiled = torch.compile(entry, mode=self._mode, dynamic=False, fullgraph=True)
 
         def step(ids: Tensor, cache: KVCache, at: Tensor) -> Tensor:
-            return compiled(decoder, ids, cache, at, rope)  # type: ignore[no-any-return]
+            return compiled(decoder, ids, cache, at, turns)  # type: ignore[no-any-return]
 
         return step
 
@@ -156,8 +155,8 @@ class CompiledStep:
         self.told()
 
 
-def _entry(decoder: Decoder, ids: Tensor, cache: KVCache, at: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-    return decoder.fixed_step(ids, cache, at, rope)
+def _entry(decoder: Decoder, ids: Tensor, cache: KVCache, at: Tensor, turns: tuple[Turn, ...]) -> Tensor:
+    return decoder.fixed_step(ids, cache, at, turns)
 
 
 class Replayed:

@@ -16,8 +16,10 @@ from engine.kernels import native
 from engine.kernels.embedding import Int8Embedding, RowsOnDemand
 from engine.kernels.linear import LinearKernel
 from engine.kernels.token_step import MAX_ROWS, DecoderStep
+from engine.models.cache import Int8KVCache, KVCache
 from engine.models.config import ModelConfig
-from engine.models.gpt import Decoder, Int8KVCache, KVCache, Norm, rope_angles
+from engine.models.gpt import Decoder, Norm
+from engine.models.rope import rope_angles
 from engine.native.library import ACTIVATIONS, KINDS, Block, Cache, Library, Matrix, Model, Table, Vector
 
 _CACHES = {torch.float32: KINDS["fp32"], torch.bfloat16: KINDS["bf16"], torch.float16: KINDS["fp16"],
@@ -85,6 +87,9 @@ class NativeStep:
 
 def _model(decoder: Decoder) -> Model | None:
     c: ModelConfig = decoder.config
+    if (c.rotary_dim or c.sliding_layers or c.rotary_layers or c.parallel or c.post_norms or c.norm_offset
+            or c.attention_scale or c.attention_cap or c.logit_cap or c.rope_scaling.attention_factor != 1):
+        return None
     blocks = (Block * c.n_layers)()
     for i, block in enumerate(decoder.blocks):
         slots = {"qkv": block.attn.qkv, "out": block.attn.out,  # type: ignore[union-attr]

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from engine.models.gpt import Decoder, KVCache
+from engine.models.cache import KVCache
+from engine.models.gpt import Decoder
 
 MAX_ROWS = 8
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from torch import Tensor
 
 from engine.errors import DynoError, reason
 from engine.models.config import ModelConfig
+from engine.models.families import family_of
+from engine.models.families.base import Source
 from engine.models.gpt import Decoder
 from engine.words import agreed, counted
 
@@ -28,77 +29,11 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _AGAIN = "Download the model again, or choose another folder."
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one of the decoder's tensors comes from: checkpoint tensors stacked by rows, or one transposed."""
-
-    names: tuple[str, ...]
-    rows: tuple[int, ...]
-    shape: tuple[int, ...]
-    transposed: bool = False
-
-
 def sources(config: ModelConfig) -> dict[str, Source]:
     """The decoder's tensor names, each with the checkpoint tensors that make it up. A tied head has no entry."""
-    return _gpt2_sources(config) if config.model_type == "gpt2" else _llama_sources(config)
-
-
-def _gpt2_sources(c: ModelConfig) -> dict[str, Source]:
-    out: dict[str, Source] = {}
-
-    def add(name: str, hf: str, *shape: int, transposed: bool = False) -> None:
-        out[name] = Source((hf,), (shape[0],), shape, transposed)
-
-    d, f = c.hidden_size, c.intermediate_size
-    add("embed.weight", "transformer.wte.weight", c.vocab_size, d)
-    add("positions.weight", "transformer.wpe.weight", c.context, d)
-    for i in range(c.n_layers):
-        ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        for norm, ln in (("norm1", "ln_1"), ("norm2", "ln_2")):
-            add(f"{ours}.{norm}.weight", f"{theirs}.{ln}.weight", d)
-            add(f"{ours}.{norm}.bias", f"{theirs}.{ln}.bias", d)
-        for slot, hf, rows, columns in (("attn.qkv", "attn.c_attn", 3 * d, d), ("attn.out", "attn.c_proj", d, d),
-                                        ("mlp.up", "mlp.c_fc", f, d), ("mlp.down", "mlp.c_proj", d, f)):
-            add(f"{ours}.{slot}.weight", f"{theirs}.{hf}.weight", rows, columns, transposed=True)
-            add(f"{ours}.{slot}.bias", f"{theirs}.{hf}.bias", rows)
-    add("norm.weight", "transformer.ln_f.weight", d)
-    add("norm.bias", "transformer.ln_f.bias", d)
-    if not c.tied:
-        add("head.weight", "lm_head.weight", c.vocab_size, d)
-    return out
-
-
-def _llama_sources(c: ModelConfig) -> dict[str, Source]:
-    out: dict[str, Source] = {}
-    d, f, q, kv = c.hidden_size, c.intermediate_size, c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-
-    def add(name: str, parts: dict[str, int], columns: int | None) -> None:
-        rows = tuple(parts.values())
-        shape = (sum(rows),) if columns is None else (sum(rows), columns)
-        out[name] = Source(tuple(parts), rows, shape)
-
-    def linear(name: str, parts: dict[str, int], columns: int, bias: bool) -> None:
-        add(f"{name}.weight", {f"{p}.weight": n for p, n in parts.items()}, columns)
-        if bias:
-            add(f"{name}.bias", {f"{p}.bias": n for p, n in parts.items()}, None)
-
-    add("embed.weight", {"model.embed_tokens.weight": c.vocab_size}, d)
-    for i in range(c.n_layers):
-        ours, theirs = f"blocks.{i}", f"model.layers.{i}"
-        add(f"{ours}.norm1.weight", {f"{theirs}.input_layernorm.weight": d}, None)
-        add(f"{ours}.norm2.weight", {f"{theirs}.post_attention_layernorm.weight": d}, None)
-        attn, mlp = f"{theirs}.self_attn", f"{theirs}.mlp"
-        linear(f"{ours}.attn.qkv", {f"{attn}.q_proj": q, f"{attn}.k_proj": kv, f"{attn}.v_proj": kv}, d, c.qkv_bias)
-        linear(f"{ours}.attn.out", {f"{attn}.o_proj": d}, q, c.out_bias)
-        if c.qk_norm:
-            add(f"{ours}.attn.q_norm.weight", {f"{attn}.q_norm.weight": c.head_dim}, None)
-            add(f"{ours}.attn.k_norm.weight", {f"{attn}.k_norm.weight": c.head_dim}, None)
-        linear(f"{ours}.mlp.up", {f"{mlp}.gate_proj": f, f"{mlp}.up_proj": f}, d, c.mlp_bias)
-        linear(f"{ours}.mlp.down", {f"{mlp}.down_proj": d}, f, c.mlp_bias)
-    add("norm.weight", {"model.norm.weight": d}, None)
-    if not c.tied:
-        add("head.weight", {"lm_head.weight": c.vocab_size}, d)
-    return out
+    family = family_of(config.model_type)
+    assert family is not None, config.model_type
+    return family.sources(config)
 
 
 class Masters(Mapping[str, Tensor]):
@@ -118,10 +53,7 @@ class Masters(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         source = self._sources[name]
-        parts = [self._tensors[n]() for n in source.names]
-        if source.transposed:
-            return parts[0].t()
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return source.join([self._tensors[n]() for n in source.names])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -153,9 +85,7 @@ class Masters(Mapping[str, Tensor]):
         named = dict(decoder.named_parameters())
         tensors: dict[str, Callable[[], Tensor]] = {}
         for name, source in sources(decoder.config).items():
-            weight = named[name].detach()
-            pieces = (weight.t(),) if source.transposed else torch.split(weight, list(source.rows))
-            for hf, piece in zip(source.names, pieces, strict=True):
+            for hf, piece in zip(source.names, source.split(named[name].detach()), strict=True):
                 tensors[hf] = lambda piece=piece: piece  # type: ignore[misc]
         return cls(decoder.config, tensors)
 
@@ -223,8 +153,7 @@ def _resolve_names(config: ModelConfig, where: Mapping[str, Any]) -> dict[str, t
     names: dict[str, tuple[str, tuple[int, ...]]] = {}
     missing: list[str] = []
     for source in sources(config).values():
-        for hf, rows in zip(source.names, source.rows, strict=True):
-            shape = source.shape[::-1] if source.transposed else (rows, *source.shape[1:])
+        for hf, shape in zip(source.names, source.stored_shapes(), strict=True):
             candidates = (hf, hf.removeprefix("transformer."), hf.removeprefix("model."))
             stored = next((n for n in candidates if n in where), None)
             if stored is None:
@@ -260,15 +189,16 @@ def _check_finite(name: str, tensor: Tensor) -> None:
 
 def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype,
                 shard_bytes: int = 2 << 30, metadata: dict[str, str] | None = None) -> None:
-    """Write config.json and safetensors under Hugging Face names, as shards of at most `shard_bytes`.
+    """Write config.json and safetensors under Hugging Face names, as shards of at most `shard_bytes`. Raises DynoError
+    where config.json cannot say what the model is.
 
     Each file is written under a temporary name, flushed, and renamed, so a crash leaves no half-written weights.
     """
+    raw = config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
     folder.mkdir(parents=True, exist_ok=True)
     flat: dict[str, Tensor] = {}
     for name, source in sources(config).items():
-        weight = tensors[name].detach().to("cpu", dtype)
-        pieces = (weight.t(),) if source.transposed else torch.split(weight, list(source.rows))
+        pieces = source.split(tensors[name].detach().to("cpu", dtype))
         flat |= {hf: piece.contiguous().clone() for hf, piece in zip(source.names, pieces, strict=True)}
     shards: list[dict[str, Tensor]] = [{}]
     for hf, piece in flat.items():
@@ -288,7 +218,6 @@ def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
     else:
         # An older, sharded export in the same folder would otherwise be what loads next.
         (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    raw = config.to_hf() | {"dtype": str(dtype).removeprefix("torch.")}
     write_text(folder / "config.json", json.dumps(raw, indent=2))
 
 

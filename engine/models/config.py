@@ -1,30 +1,20 @@
 """What a decoder is made of, read from and written to a Hugging Face `config.json`.
 
-One dataclass describes both families; the decoder looks at these fields and never at an architecture's name.
+One dataclass describes every family; the decoder looks at these fields and never at an architecture's name. How each
+family spells them in config.json and names its weights: engine/models/families.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError, reason
 from engine.words import counted
 
-LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-SUPPORTED = ("gpt2", *LLAMA_FAMILY)
-_ARCHITECTURE_CLASS = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-                "gelu": "gelu", "relu": "relu"}
-_HF_ACTIVATION = {"silu": "silu", "gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _MAX_DIMENSION = 1 << 24
 _MAX_LAYERS = 1 << 12
 
@@ -33,7 +23,10 @@ _MAX_LAYERS = 1 << 12
 class RopeScaling:
     """How rotary frequencies are stretched for contexts longer than the model was trained on.
 
-    kind: "default", "linear" or "llama3" (the formula of Llama 3.1's reference code).
+    kind: "default", "linear", "dynamic", "yarn", "llama3" or "longrope"; engine/models/rope.py has the formulas.
+    original_context: tokens that the model was trained on before. attention_factor: cosines and sines are multiplied
+    by it. beta_fast, beta_slow, truncate: yarn's. short_factors, long_factors: longrope's divisor of each frequency,
+    up to the original context and beyond it.
     """
 
     kind: str = "default"
@@ -41,6 +34,17 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context: int = 8192
+    attention_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+    @property
+    def moves(self) -> bool:
+        """Whether frequencies change with the length of the text, beyond the original context."""
+        return self.kind in ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,14 @@ class ModelConfig:
     """Shape of a decoder-only transformer.
 
     Sizes are counts of features, heads, layers or tokens. `gated` marks SwiGLU-style feed-forwards, whose first
-    matrix holds gate and up rows one after the other. `learned_positions` and `rope_theta` exclude each other.
+    matrix holds gate and up rows one after the other. `learned_positions` and rotary positions exclude each other.
+
+    rotary_dim: channels of a head that are turned, 0 for all. local_rope_theta: rotary base of the layers with a
+    window, unscaled; 0 where they share the others'. sliding_layers, rotary_layers: of each layer, whether it has the
+    window, whether it is rotary; empty for all. parallel: attention and feed-forward read the same stream.
+    post_norms: what they give is normed before it is added. norm_offset: norms multiply by 1 + w. attention_scale: 0
+    for 1 / sqrt(head_dim). attention_cap, logit_cap: scores and logits become cap tanh(x / cap); 0 for none.
+    foreign: run by Transformers, not by our decoder (engine/models/foreign.py).
     """
 
     model_type: str
@@ -72,9 +83,21 @@ class ModelConfig:
     qk_norm: bool = False
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    rotary_dim: int = 0
+    local_rope_theta: float = 0.0
+    rotary_layers: tuple[bool, ...] = ()
     sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] = ()
+    parallel: bool = False
+    post_norms: bool = False
+    norm_offset: bool = False
+    embed_scale: float = 1.0
+    attention_scale: float = 0.0
+    attention_cap: float = 0.0
+    logit_cap: float = 0.0
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    foreign: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim",
@@ -88,14 +111,40 @@ class ModelConfig:
             raise DynoError(f"{counted(self.n_heads, 'attention head')} cannot share "
                             f"{counted(self.n_kv_heads, 'key/value head')} evenly.",
                             "Check num_attention_heads and num_key_value_heads in config.json.")
-        if self.head_dim % 2 and not self.learned_positions:
-            raise DynoError(f"Rotary positions need an even head size; config.json gives {self.head_dim}.",
-                            "Check head_dim in config.json.")
+        turned = self.rotary_dim or self.head_dim
+        if not self.learned_positions and not self.foreign and (turned % 2 or not 0 < turned <= self.head_dim):
+            raise DynoError(f"Rotary positions turn pairs of channels; config.json gives {turned} of "
+                            f"{self.head_dim} in a head.", "Check head_dim and the rotary factor in config.json.")
+        for layers in (self.sliding_layers, self.rotary_layers):
+            if layers and len(layers) != self.n_layers:
+                raise DynoError(f"config.json describes {counted(len(layers), 'layer')}; the model has "
+                                f"{self.n_layers}.", "Check layer_types in config.json.")
 
     @property
     def qkv_size(self) -> int:
         """Rows of the fused query/key/value matrix."""
         return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        return float(self.attention_scale or self.head_dim ** -0.5)
+
+    def window(self, layer: int) -> int | None:
+        """Tokens that a query of this layer may look back on, itself included; None for all."""
+        return self.sliding_window if not self.sliding_layers or self.sliding_layers[layer] else None
+
+    def rope(self, layer: int) -> int | None:
+        """Which of the rotary tables this layer turns by: 0 the model's, 1 that of layers with a window; None: none."""
+        if self.learned_positions or (self.rotary_layers and not self.rotary_layers[layer]):
+            return None
+        return 1 if self.local_rope_theta and self.window(layer) else 0
+
+    def keeping(self, layers: Sequence[int]) -> ModelConfig:
+        """The same model with only these of its layers, in this order."""
+        return replace(self, n_layers=len(layers), sliding_layers=tuple(self.sliding_layers[i] for i in layers
+                                                                        if self.sliding_layers),
+                       rotary_layers=tuple(self.rotary_layers[i] for i in layers if self.rotary_layers))
 
     def kv_elements_per_token(self) -> int:
         """Numbers stored in the KV cache for one position, all layers, keys and values together."""
@@ -104,63 +153,59 @@ class ModelConfig:
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
         """Read `config.json` (and the end-of-text ids of `generation_config.json`). Raises DynoError."""
-        if not folder.is_dir():
-            raise DynoError(f"There is no folder {folder}.", "Choose a Hugging Face model folder.")
-        path = folder / "config.json"
-        if not path.is_file():
-            raise DynoError(f"There is no model in {folder}: config.json is missing.",
-                            "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
-        raw = _read_json(path)
-        generation = folder / "generation_config.json"
-        extra = _read_json(generation) if generation.is_file() else {}
-        if extra.get("eos_token_id") is not None:
-            raw["eos_token_id"] = extra["eos_token_id"]
-        return cls.from_hf(raw)
+        return cls.from_hf(read_hf(folder))
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> ModelConfig:
         """Translate the dictionary of a Hugging Face configuration. Raises DynoError on what the decoder is not."""
+        from engine.models.families import family_of, supported
+
         kind = raw.get("model_type")
-        if kind not in SUPPORTED:
-            raise DynoError(f"The architecture {kind!r} is not one this version can run.",
-                            f"It runs {', '.join(SUPPORTED)}.")
+        family = family_of(kind)
+        if family is None:
+            raise DynoError(f"The architecture {kind!r} is not one that GPT Dyno's decoder can run.",
+                            f"It runs {', '.join(supported())}.")
         try:
-            return _from_gpt2(raw) if kind == "gpt2" else _from_llama(raw, str(kind))
+            return family.read(raw, str(kind))
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DynoError(f"config.json lacks a usable value: {error}.",
                             "Check config.json, or download the model again.") from error
 
     def to_hf(self) -> dict[str, Any]:
-        """The Hugging Face configuration of this model, as `config.json` holds it."""
-        common: dict[str, Any] = {
-            "architectures": [_ARCHITECTURE_CLASS[self.model_type]],
+        """The Hugging Face configuration of this model, as `config.json` holds it. Raises DynoError where the
+        architecture's configuration cannot say what the model is."""
+        from engine.models.families import family_of
+
+        family = family_of(self.model_type)
+        if family is None or self.foreign:
+            raise DynoError(f"A model of the architecture {self.model_type!r} cannot be written by GPT Dyno.",
+                            "Use a model that its own decoder runs.")
+        return {
+            "architectures": [family.names[self.model_type]],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "bos_token_id": self.bos_id,
             "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None),
+            "pad_token_id": None,  # some classes' own lies beyond a small vocabulary
             "tie_word_embeddings": self.tied,
-        }
-        if self.model_type == "gpt2":
-            return common | {
-                "n_embd": self.hidden_size, "n_layer": self.n_layers, "n_head": self.n_heads,
-                "n_positions": self.context, "n_inner": self.intermediate_size,
-                "layer_norm_epsilon": self.norm_eps, "activation_function": _HF_ACTIVATION[self.activation],
-            }
-        rope: dict[str, Any] = {"rope_theta": self.rope_theta, "rope_type": self.rope_scaling.kind}
-        if self.rope_scaling.kind != "default":
-            rope["factor"] = self.rope_scaling.factor
-        if self.rope_scaling.kind == "llama3":
-            rope |= {"low_freq_factor": self.rope_scaling.low_freq_factor,
-                     "high_freq_factor": self.rope_scaling.high_freq_factor,
-                     "original_max_position_embeddings": self.rope_scaling.original_context}
-        return common | {
-            "hidden_size": self.hidden_size, "num_hidden_layers": self.n_layers,
-            "num_attention_heads": self.n_heads, "num_key_value_heads": self.n_kv_heads, "head_dim": self.head_dim,
-            "intermediate_size": self.intermediate_size, "max_position_embeddings": self.context,
-            "rms_norm_eps": self.norm_eps, "hidden_act": _HF_ACTIVATION[self.activation],
-            "rope_theta": self.rope_theta, "rope_parameters": rope, "attention_bias": self.qkv_bias,
-            "mlp_bias": self.mlp_bias, "sliding_window": self.sliding_window,
-        }
+        } | family.write(self)
+
+
+def read_hf(folder: Path) -> dict[str, Any]:
+    """The dictionary of a model folder's config.json, with the end-of-text ids of generation_config.json. Raises
+    DynoError."""
+    if not folder.is_dir():
+        raise DynoError(f"There is no folder {folder}.", "Choose a Hugging Face model folder.")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DynoError(f"There is no model in {folder}: config.json is missing.",
+                        "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
+    raw = _read_json(path)
+    generation = folder / "generation_config.json"
+    extra = _read_json(generation) if generation.is_file() else {}
+    if extra.get("eos_token_id") is not None:
+        raw["eos_token_id"] = extra["eos_token_id"]
+    return raw
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
@@ -179,82 +224,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise DynoError(f"{path.name} does not hold a configuration.", "Download the model again.")
     return raw
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, list) else (int(value),)
-
-
-def _activation(name: str) -> str:
-    if name not in _ACTIVATIONS:
-        raise DynoError(f"The activation function {name!r} is not one this version can run.",
-                        f"It runs {', '.join(_ACTIVATIONS)}.")
-    return _ACTIVATIONS[name]
-
-
-def _from_gpt2(raw: dict[str, Any]) -> ModelConfig:
-    for flag in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"):
-        if raw.get(flag):
-            raise DynoError(f"This GPT-2 variant sets {flag}, which this version cannot run.",
-                            "Use a GPT-2 without it.")
-    if not raw.get("scale_attn_weights", True):
-        raise DynoError("This GPT-2 variant switches scale_attn_weights off, which this version cannot run.",
-                        "Use a GPT-2 with it.")
-    hidden, heads = int(raw.get("n_embd", 768)), int(raw.get("n_head", 12))
-    if hidden % heads:
-        raise DynoError(f"{counted(hidden, 'feature')} cannot be split over {counted(heads, 'head')}.",
-                        "Check config.json.")
-    return ModelConfig(
-        model_type="gpt2", vocab_size=int(raw.get("vocab_size", 50257)), hidden_size=hidden,
-        n_layers=int(raw.get("n_layer", 12)), n_heads=heads, n_kv_heads=heads, head_dim=hidden // heads,
-        intermediate_size=int(raw.get("n_inner") or 4 * hidden), context=int(raw.get("n_positions", 1024)),
-        norm_eps=float(raw.get("layer_norm_epsilon", 1e-5)),
-        activation=_activation(str(raw.get("activation_function", "gelu_new"))), gated=False, layer_norm=True,
-        learned_positions=True, tied=bool(raw.get("tie_word_embeddings", True)), qkv_bias=True, out_bias=True,
-        mlp_bias=True, bos_id=raw.get("bos_token_id"), eos_ids=_ids(raw.get("eos_token_id")),
-    )
-
-
-def _from_llama(raw: dict[str, Any], kind: str) -> ModelConfig:
-    hidden, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
-    window = raw.get("sliding_window")
-    if kind in ("qwen2", "qwen3") and not raw.get("use_sliding_window", False):
-        window = None
-    elif kind in ("qwen2", "qwen3"):
-        raise DynoError("This Qwen uses sliding windows in some of its layers, which this version cannot run.",
-                        "Use a Qwen with use_sliding_window off.")
-    theta, scaling = _rope(raw)
-    attention_bias = bool(raw.get("attention_bias", False))
-    return ModelConfig(
-        model_type=kind, vocab_size=int(raw["vocab_size"]), hidden_size=hidden,
-        n_layers=int(raw["num_hidden_layers"]), n_heads=heads,
-        n_kv_heads=int(raw.get("num_key_value_heads") or heads), head_dim=int(raw.get("head_dim") or hidden // heads),
-        intermediate_size=int(raw["intermediate_size"]), context=int(raw.get("max_position_embeddings", 2048)),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)), activation=_activation(str(raw.get("hidden_act", "silu"))),
-        gated=True, layer_norm=False, learned_positions=False, tied=bool(raw.get("tie_word_embeddings", False)),
-        qkv_bias=kind == "qwen2" or attention_bias, out_bias=kind in ("llama", "qwen3") and attention_bias,
-        mlp_bias=bool(raw.get("mlp_bias", False)), qk_norm=kind == "qwen3", rope_theta=theta, rope_scaling=scaling,
-        sliding_window=int(window) if window else None, bos_id=raw.get("bos_token_id"),
-        eos_ids=_ids(raw.get("eos_token_id")),
-    )
-
-
-def _rope(raw: dict[str, Any]) -> tuple[float, RopeScaling]:
-    """Rotary base and scaling, from either spelling (`rope_parameters`, or `rope_theta` with `rope_scaling`)."""
-    block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if float(raw.get("partial_rotary_factor") or block.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise DynoError("This model rotates only a part of each head, which this version cannot run.",
-                        "Use a model without partial_rotary_factor.")
-    theta = float(block.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    kind = str(block.get("rope_type") or block.get("type") or "default")
-    if kind not in ("default", "linear", "llama3"):
-        raise DynoError(f"Rotary scaling of type {kind!r} is not one this version can run.",
-                        "It runs default, linear and llama3.")
-    return theta, RopeScaling(
-        kind=kind, factor=float(block.get("factor", 1.0)),
-        low_freq_factor=float(block.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(block.get("high_freq_factor", 4.0)),
-        original_context=int(block.get("original_max_position_embeddings", 8192)),
-    )

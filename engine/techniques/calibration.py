@@ -56,7 +56,8 @@ class Calibrator:
         import torch
         from torch.nn import functional as F
 
-        from engine.models.gpt import Block, Norm, rope_tables
+        from engine.models.gpt import Block, Norm, place, rounded
+        from engine.models.rope import rope_tables
 
         c, name = self._masters.config, self._device.torch_name
         length = min(CHUNK, c.context, len(self._ids))
@@ -72,30 +73,24 @@ class Calibrator:
         squares: dict[str, Tensor] = {}
         influence = []
         with torch.inference_mode():
-            x = F.embedding(ids, master("embed.weight"))  # (B, T, D)
-            rope = None
+            x = F.embedding(ids, master("embed.weight")) * rounded(c.embed_scale, torch.float32)  # (B, T, D)
             if c.learned_positions:
                 x = x + master("positions.weight")[:length]
-            else:
-                cos, sin = rope_tables(c, length)
-                rope = cos.to(name), sin.to(name)
-            mask = None
-            if c.sliding_window and length > c.sliding_window:
-                at = torch.arange(length, device=name)
-                mask = (at[None] <= at[:, None]) & (at[None] > at[:, None] - c.sliding_window)
+            turns = tuple((cos.to(name), sin.to(name)) for cos, sin in rope_tables(c, length, reach=length))
+            here = place(c, 0, length, turns, name)
         for i in range(c.n_layers):
             yield "Calibrating", i, c.n_layers
             with torch.inference_mode():
-                block = Block(c, _bare_linear)
+                block = Block(c, i, _bare_linear)
                 _fill(block, {n: master(f"blocks.{i}.{n}") for n, _ in block.named_parameters()})
                 for slot in ("attn.qkv", "attn.out", "mlp.up", "mlp.down"):
                     block.get_submodule(slot).register_forward_pre_hook(
                         partial(_note_square, squares, f"blocks.{i}.{slot}"))
-                y = block(x, rope, mask, None, 0)
+                y = block(x, here, None)
                 influence.append(1 - float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean()))
                 x = y
         with torch.inference_mode():
-            norm = Norm(c.hidden_size, c.norm_eps, c.layer_norm)
+            norm = Norm(c.hidden_size, c.norm_eps, c.layer_norm, c.norm_offset)
             _fill(norm, {n: master(f"norm.{n}") for n, _ in norm.named_parameters()})
             _note_square(squares, "head", norm, (norm(x),))
         return Calibration(squares, tuple(influence), count * length)

@@ -125,10 +125,11 @@ class Draft:
 
     def drop_blocks(self, gone: set[int]) -> None:
         """Leave out whole blocks, named by their place in the masters."""
-        self.blocks = [i for i in self.blocks if i not in gone]
+        kept = [at for at, i in enumerate(self.blocks) if i not in gone]
+        self.blocks = [self.blocks[at] for at in kept]
         for name in [n for n in self.layers if n.startswith("blocks.") and int(n.split(".")[1]) in gone]:
             del self.layers[name]
-        self.reshape(n_layers=len(self.blocks))
+        self.config = self.config.keeping(kept)
 
     def place(self, name: str) -> str | None:
         """Where a master tensor or layer stands in the decoder; None where its block is gone."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from engine.models.cache import KVCache
 from engine.models.config import ModelConfig
-from engine.models.gpt import Decoder, KVCache
+from engine.models.gpt import Decoder
 from engine.train_plan import TrainPlan
 from engine.training.loss import head_loss
 

@@ -145,7 +145,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config.json with heads that do not fit": (edit_json("config.json", num_key_value_heads=3), "share"),
     "config.json with a negative size": (edit_json("config.json", num_hidden_layers=-2), "n_layers"),
     "config.json with a list for rope": (edit_json("config.json", rope_parameters=[1, 2]), "config.json"),
-    "config.json with unknown rope": (edit_json("config.json", rope_parameters={"rope_type": "yarn"}), "'yarn'"),
+    "config.json with unknown rope": (edit_json("config.json", rope_parameters={"rope_type": "spiral"}), "'spiral'"),
+    "config.json with a rope factor of zero": (edit_json("config.json", rope_parameters={
+        "rope_type": "linear", "factor": -1.0}), "rotary scaling"),
+    "config.json with longrope of too few factors": (edit_json("config.json", rope_parameters={
+        "rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}), "short_factor"),
+    "config.json with unknown layers": (edit_json("config.json", model_type="qwen3", use_sliding_window=True,
+                                                  layer_types=["mamba", "mamba"]), "'mamba'"),
+    "config.json with too few layers": (edit_json("config.json", model_type="smollm3", no_rope_layers=[0]), "layer"),
     "config.json with unknown activation": (edit_json("config.json", hidden_act="cosine"), "'cosine'"),
     "config.json that is not JSON": (write("config.json", "{model_type: llama"), "config.json cannot be read"),
     "config.json that is a list": (write("config.json", "[1]"), "config.json does not hold"),

@@ -16,7 +16,7 @@ import torch
 from engine.kernels import compiled_step
 from engine.kernels.compiled_step import CompiledStep
 from engine.messages import ApplyRecipe, Finished, Generate, GenerationStats, QualityProbe, RecipeApplied, Tokens
-from engine.models.gpt import KVCache
+from engine.models.cache import KVCache
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from engine.variant import compiled_capacity

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.models.cache import Int8KVCache, KVCache
 from engine.models.config import ModelConfig, cache_bytes_per_token
 from engine.models.devices import torch_dtype
-from engine.models.gpt import Int8KVCache, KVCache
 from engine.paths import PROBE_TEXT, bundled_model
 from engine.recipe import parse_recipe
 from tests.conftest import LLAMA

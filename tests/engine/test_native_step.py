@@ -24,7 +24,8 @@ from engine.kernels.linear import LinearKernel
 from engine.kernels.native_step import NativeStep
 from engine.kernels.token_step import MAX_ROWS, DecoderStep
 from engine.messages import Sampling
-from engine.models.gpt import Decoder, Int8KVCache, KVCache, Norm
+from engine.models.cache import Int8KVCache, KVCache
+from engine.models.gpt import Decoder, Norm
 from engine.native.library import library, missing_reason, runnable
 from engine.paths import PROBE_TEXT, bundled_model
 from engine.recipe import Recipe, parse_recipe

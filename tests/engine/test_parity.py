@@ -27,8 +27,20 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_f
           "original_max_position_embeddings": 32}
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.5, 2.0, 3.0, 4.0]}
+GEMMA_SHAPE = LLAMA_SHAPE | {"head_dim": 12, "num_hidden_layers": 4, "query_pre_attn_scalar": 17, "sliding_window": 17}
+NEOX_SHAPE = {key: value for key, value in LLAMA_SHAPE.items() if key != "num_key_value_heads"}
+
+
+def _rope(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 10000.0} | fields
+
+
 def _cases() -> dict[str, Any]:
-    t, shape = transformers, LLAMA_SHAPE
+    t, shape, gemma = transformers, LLAMA_SHAPE, GEMMA_SHAPE
+    mixed = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     return {
         "gpt2": t.GPT2Config(vocab_size=300, n_embd=48, n_layer=2, n_head=4, n_positions=128),
         "gpt2-untied": t.GPT2Config(vocab_size=300, n_embd=48, n_layer=2, n_head=4, n_positions=128, n_inner=56,
@@ -38,14 +50,47 @@ def _cases() -> dict[str, Any]:
         "llama-one-kv-head": t.LlamaConfig(**shape | {"num_key_value_heads": 1, "head_dim": 12}),
         "llama-all-kv-heads": t.LlamaConfig(**shape | {"num_key_value_heads": 6}),
         "llama-rope-llama3": t.LlamaConfig(**shape, rope_parameters=LLAMA3),
-        "llama-rope-linear": t.LlamaConfig(**shape, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0,
-                                                                     "factor": 3.0}),
+        "llama-rope-linear": t.LlamaConfig(**shape, rope_parameters=_rope("linear", factor=3.0)),
+        "llama-rope-dynamic": t.LlamaConfig(**shape, rope_parameters=_rope("dynamic", factor=2.0)),
+        "llama-rope-yarn": t.LlamaConfig(**shape, rope_parameters=YARN),
+        "llama-rope-yarn-mscale": t.LlamaConfig(**shape, rope_parameters=YARN | {
+            "mscale": 1.2, "mscale_all_dim": 0.7, "beta_fast": 16.0, "beta_slow": 2.0, "truncate": False}),
+        "llama-gelu": t.LlamaConfig(**shape, hidden_act="gelu"),
+        "smollm2": t.LlamaConfig(**shape | {"num_attention_heads": 3, "num_key_value_heads": 1},
+                                 tie_word_embeddings=True),
+        "smollm3": t.SmolLM3Config(**shape | {"num_hidden_layers": 5}, pad_token_id=0),
+        "smollm3-window": t.SmolLM3Config(**shape | {"num_hidden_layers": 4}, pad_token_id=0, use_sliding_window=True,
+                                          sliding_window=17, no_rope_layers=[1, 0, 0, 1]),
         "qwen2": t.Qwen2Config(**shape),
         "qwen2-tied": t.Qwen2Config(**shape, tie_word_embeddings=True),
+        "qwen2-window": t.Qwen2Config(**shape | {"num_hidden_layers": 4}, use_sliding_window=True, sliding_window=17,
+                                      max_window_layers=2),
+        "qwen2-yarn": t.Qwen2Config(**shape, rope_parameters=YARN),
         "qwen3": t.Qwen3Config(**shape, head_dim=16),
         "qwen3-biases": t.Qwen3Config(**shape, head_dim=16, attention_bias=True, tie_word_embeddings=True),
+        "qwen3-layer-types": t.Qwen3Config(**shape | {"num_hidden_layers": 4}, head_dim=16, use_sliding_window=True,
+                                           sliding_window=17, layer_types=mixed),
         "mistral": t.MistralConfig(**shape, sliding_window=None),
         "mistral-window": t.MistralConfig(**shape, sliding_window=17),
+        "phi3": t.Phi3Config(**shape, pad_token_id=0),
+        "phi3-window-tied": t.Phi3Config(**shape, pad_token_id=0, sliding_window=17, tie_word_embeddings=True),
+        "phi3-partial-rotary": t.Phi3Config(**shape | {"hidden_size": 96}, pad_token_id=0,
+                                            rope_parameters=_rope("default", partial_rotary_factor=0.75)),
+        "phi3-longrope-within": t.Phi3Config(**shape, pad_token_id=0, original_max_position_embeddings=96,
+                                             rope_parameters=dict(LONG)),
+        "gemma": t.GemmaConfig(**shape, head_dim=12, pad_token_id=0),
+        "gemma2": t.Gemma2Config(**gemma, pad_token_id=0, attn_logit_softcapping=3.0, final_logit_softcapping=5.0),
+        "gemma2-no-caps": t.Gemma2Config(**gemma, pad_token_id=0, attn_logit_softcapping=None,
+                                         final_logit_softcapping=None),
+        "gemma3": t.Gemma3TextConfig(**gemma | {"num_hidden_layers": 7}, pad_token_id=0, rope_parameters={
+            "full_attention": _rope("linear", rope_theta=1e6, factor=8.0),
+            "sliding_attention": _rope("default", rope_theta=100.0)}),
+        "gemma3-layer-types": t.Gemma3TextConfig(**gemma, pad_token_id=0, layer_types=mixed),
+        "neox": t.GPTNeoXConfig(**NEOX_SHAPE | {"hidden_size": 96}),
+        "neox-sequential": t.GPTNeoXConfig(**NEOX_SHAPE, use_parallel_residual=False, attention_bias=False,
+                                           rope_parameters=_rope("default", partial_rotary_factor=0.5)),
+        "neox-whole-heads": t.GPTNeoXConfig(**NEOX_SHAPE, tie_word_embeddings=True,
+                                            rope_parameters=_rope("linear", partial_rotary_factor=1.0, factor=2.0)),
     }
 
 

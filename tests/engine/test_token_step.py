@@ -10,8 +10,9 @@ import torch
 
 from engine.kernels.flat_step import FlatStep
 from engine.kernels.token_step import MAX_ROWS, DecoderStep
+from engine.models.cache import KVCache
 from engine.models.config import ModelConfig
-from engine.models.gpt import Decoder, KVCache
+from engine.models.gpt import Decoder
 from engine.recipe import parse_recipe
 from tests.conftest import GPT2, LLAMA
 from tests.engine.support import open_session
