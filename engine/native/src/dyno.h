@@ -17,6 +17,7 @@ extern "C" {
 
 #define DYNO_ABI 2
 #define DYNO_MAX_ROWS 8
+#define DYNO_LONGEST_I8 65000  // columns up to which a sum of 8-bit products stays below 2^31
 
 // How numbers are stored. I8: codes times a scale a row, activations in fp32. I8_DYNAMIC: the same codes, activations
 // rounded to 8 bits for each token. I4: codes by groups of columns, (code - 8) scale + zero, activations rounded to
@@ -83,7 +84,8 @@ DYNO_API int dyno_abi(void);
 DYNO_API int dyno_can_run(int isa);
 DYNO_API const char *dyno_isa_name(int isa);
 
-// Room to run a model, whose structures are copied; null when memory is short or the instruction set cannot run.
+// Room to run a model, whose structures are copied; null when memory is short or the instruction set cannot run. One
+// caller at a time: a session holds the activations of the step that runs.
 DYNO_API dyno_session *dyno_open(const dyno_model *model, int isa);
 DYNO_API void dyno_close(dyno_session *session);
 

@@ -63,7 +63,7 @@ template <int N> void totals(const F (&v)[N], float (&out)[N]) {
 
 // e^x to about one unit in the last place: 2^n e^r with |r| <= ln 2 / 2 and e^r by its Taylor series.
 F exponential(F x) {
-    x = Lanes::min(Lanes::max(x, Lanes::set(-87.0f)), Lanes::set(88.0f));
+    x = Lanes::min(Lanes::set(88.0f), Lanes::max(Lanes::set(-87.0f), x));  // in this order NaN stays NaN
     const F n = Lanes::round(Lanes::mul(x, Lanes::set(1.44269504f)));
     F r = Lanes::fma(n, Lanes::set(-0.693359375f), x);  // ln 2 in two parts, the first exact in few bits
     r = Lanes::fma(n, Lanes::set(2.12194440e-4f), r);
@@ -340,7 +340,7 @@ void head(const Head &h, float *v, int64_t size) {
 
 F activated(F x, int64_t kind) {
     const F one = Lanes::set(1.0f);
-    if (kind == DYNO_RELU) return Lanes::max(x, Lanes::set(0.0f));
+    if (kind == DYNO_RELU) return Lanes::max(Lanes::set(0.0f), x);
     F inner = x;  // x sigmoid(inner): tanh(u) = 2 sigmoid(2u) - 1 turns the tanh form of GELU into it
     if (kind == DYNO_GELU_TANH) {
         const F cubed = Lanes::mul(Lanes::mul(x, x), x);

@@ -28,7 +28,7 @@ struct Lanes {
     static F fma(F a, F b, F c) { return add(mul(a, b), c); }
     static F abs(F a) { return each(a, a, [](float x, float) { return fabsf(x); }); }
     static F round(F a) { return each(a, a, [](float x, float) { return rintf(x); }); }
-    static F power2(F n) { return each(n, n, [](float x, float) { return from_bits(uint32_t(int32_t(x) + 127) << 23); }); }
+    static F power2(F n) { return each(n, n, [](float x, float) { return from_bits(uint32_t(int32_t(x == x ? x : 0) + 127) << 23); }); }
     static float sum(F a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
     static void sum_four(F a, F b, F c, F d, float *out) {
         out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
@@ -98,7 +98,7 @@ struct Lanes {
         return {{float(s[0]), float(s[1]), float(s[2]), float(s[3])}};
     }
     static void store_i8(int8_t *p, F whole) {
-        for (int i = 0; i < 4; i++) p[i] = int8_t(whole.v[i] < -128 ? -128 : whole.v[i] > 127 ? 127 : whole.v[i]);
+        for (int i = 0; i < 4; i++) p[i] = int8_t(whole.v[i] > -128 ? whole.v[i] < 127 ? whole.v[i] : 127 : -128);
     }
 
 private:

@@ -157,7 +157,8 @@ public:
     int take(const dyno_cache &cache, const int64_t *ids, int64_t rows, int64_t at, const float *cosine,
              const float *sine, float *logits, int threads, int64_t *part_ns) {
         if (rows < 1 || rows > DYNO_MAX_ROWS || at < 0 || at + rows > cache.capacity || at + rows > m_.context) return 1;
-        if ((!m_.positions.data && !(cosine && sine)) || cache.kind > DYNO_I8 || (cache.kind == DYNO_I8 && !cache.scale))
+        if ((!m_.positions.data && !(cosine && sine)) || cache.kind < DYNO_F32 || cache.kind > DYNO_I8
+            || (cache.kind == DYNO_I8 && !cache.scale))
             return 1;
         for (int64_t t = 0; t < rows; t++)
             if (ids[t] < 0 || ids[t] >= m_.vocabulary) return 1;
@@ -363,9 +364,15 @@ struct dyno_session final : Step {
 namespace {
 
 bool fits(const dyno_matrix &w, int64_t rows, int64_t columns) {
-    if (!w.data || w.rows != rows || w.columns != columns || w.kind < DYNO_F32 || w.kind > DYNO_I4) return false;
-    if (w.kind == DYNO_I4) return w.scale.data && (w.group == 32 || w.group == 64 || w.group == 128);
-    return (w.kind != DYNO_I8 && w.kind != DYNO_I8_DYNAMIC) || w.scale.data;
+    if (!w.data || rows < 1 || columns < 1 || w.rows != rows || w.columns != columns || w.kind < DYNO_F32
+        || w.kind > DYNO_I4)
+        return false;
+    if (w.kind == DYNO_I4)
+        return w.scale.data && (w.group == 32 || w.group == 64 || w.group == 128)
+               && w.stride == (columns + w.group - 1) / w.group * w.group / 2;
+    if (w.stride < columns * bytes_of(w.kind)) return false;
+    return (w.kind != DYNO_I8 && w.kind != DYNO_I8_DYNAMIC)
+           || (w.scale.data && (w.kind == DYNO_I8 || columns <= DYNO_LONGEST_I8));
 }
 
 bool runs(const dyno_model &m) {

@@ -46,11 +46,16 @@ struct alignas(64) Phase {
     std::atomic<uint64_t> taken{0}, done{0};
 };
 
+struct Seat {  // where a thread that has nothing to do sleeps
+    std::condition_variable bell;
+    std::atomic<bool> taken{false};
+};
+
 struct Team {
     std::mutex one_at_a_time, parking;
-    std::condition_variable bell;
+    Seat seats[kMaxThreads];
     std::atomic<uint64_t> run{0};  // its number
-    std::atomic<int> parked{0}, wanted{0};
+    std::atomic<int> wanted{0};
     std::atomic<Program *> program{nullptr};
     Phase phases[kMaxPhases];
     int hired = 0;
@@ -61,9 +66,15 @@ struct Team {
 };
 
 // Never destroyed: its threads live until the process ends.
+std::atomic<Team *> current{nullptr};
+
 Team &team() {
-    static Team *only = new Team;
-    return *only;
+    Team *found = current.load(std::memory_order_acquire);
+    if (found) return *found;
+    Team *made = new Team;
+    if (current.compare_exchange_strong(found, made)) return *made;
+    delete made;
+    return *found;
 }
 
 void Team::work(uint64_t number, int thread) {
@@ -96,21 +107,25 @@ void Team::work(uint64_t number, int thread) {
 }
 
 void Team::serve(int thread) {
+    Seat &seat = seats[thread];
     uint64_t seen = 0;
+    // A run that wants fewer threads leaves this one asleep.
+    const auto called = [&] { return run.load() != seen && thread < wanted.load(); };
     for (;;) {
-        auto since = std::chrono::steady_clock::now();
+        const auto since = std::chrono::steady_clock::now();
         int looks = 0;
-        while (run.load(std::memory_order_acquire) == seen) {
+        while (!called()) {
             relax();
             if (++looks % 64 == 0 && std::chrono::steady_clock::now() - since > kSpinForWork) {
                 std::unique_lock<std::mutex> lock(parking);
-                parked.fetch_add(1);
-                bell.wait(lock, [&] { return run.load() != seen; });
-                parked.fetch_sub(1);
+                seat.taken.store(true);
+                seat.bell.wait(lock, called);
+                seat.taken.store(false);
             }
         }
         seen = run.load(std::memory_order_acquire);
-        if (thread < wanted.load(std::memory_order_relaxed)) work(seen, thread);
+        // Asked again after the number: another run may have begun meanwhile, without room for this thread.
+        if (thread < wanted.load(std::memory_order_acquire)) work(seen, thread);
     }
 }
 
@@ -126,10 +141,8 @@ void Team::hire(int threads) {
     }
 }
 
-void forget_team() {  // in the child of a fork, where the threads do not exist
-    team().hired = 0;
-    team().parked.store(0);
-}
+// In the child of a fork, where the threads do not exist, and whoever held a lock does not either.
+void forget_team() { current.store(nullptr); }
 
 }  // namespace
 
@@ -144,16 +157,17 @@ void run_together(Program &program, int threads) {
     const uint64_t number = (t.run.load(std::memory_order_relaxed) + 1) & 0xFFFFFFFF;
     const int total = program.phases();
     t.program.store(&program, std::memory_order_relaxed);
-    t.wanted.store(threads, std::memory_order_relaxed);
+    t.wanted.store(threads, std::memory_order_seq_cst);
     for (int p = 0; p < total; p++) {
         t.phases[p].done.store(number << 32, std::memory_order_relaxed);
         t.phases[p].taken.store(number << 32 | uint64_t(program.chunks(p)) << 16, std::memory_order_release);
     }
     t.run.store(number, std::memory_order_seq_cst);
-    if (threads > 1 && t.parked.load(std::memory_order_seq_cst) > 0) {
-        std::lock_guard<std::mutex> lock(t.parking);
-        t.bell.notify_all();
-    }
+    for (int thread = 1; thread <= t.hired && thread < threads; thread++)
+        if (t.seats[thread].taken.load(std::memory_order_seq_cst)) {
+            std::lock_guard<std::mutex> lock(t.parking);
+            t.seats[thread].bell.notify_one();
+        }
     t.work(number, 0);
 }
 
