@@ -18,9 +18,9 @@ from engine.kernels.linear import LinearKernel
 from engine.kernels.token_step import MAX_ROWS, DecoderStep
 from engine.models.cache import Int8KVCache, KVCache
 from engine.models.config import ModelConfig
-from engine.models.gpt import Decoder, Norm
-from engine.models.rope import rope_angles
-from engine.native.library import ACTIVATIONS, KINDS, Block, Cache, Library, Matrix, Model, Table, Vector
+from engine.models.gpt import Decoder, Norm, rounded
+from engine.models.rope import rope_angles, turn_factor
+from engine.native.library import ACTIVATIONS, KINDS, Block, Cache, Library, Matrix, Model, Table, Turn, Vector
 
 _CACHES = {torch.float32: KINDS["fp32"], torch.bfloat16: KINDS["bf16"], torch.float16: KINDS["fp16"],
            torch.int8: KINDS["int8"]}
@@ -32,11 +32,11 @@ class NativeStep:
     spent_ns: nanoseconds in (matrix products, attention) since `timed` was set.
     """
 
-    def __init__(self, decoder: Decoder, run: Library, session: int) -> None:
+    def __init__(self, decoder: Decoder, run: Library, session: int, kept: list[Tensor]) -> None:
         self._plain = DecoderStep(decoder)
         self._decoder, self._config, self._run = decoder, decoder.config, run
-        self._session = session
-        self._rope: tuple[Tensor, Tensor] | None = None
+        self._session, self._kept = session, kept
+        self._rope: tuple[tuple[Tensor, Tensor], ...] = ()
         self._spent = (ctypes.c_int64 * 2)()
         self.timed = False
         weakref.finalize(self, run.close, session)
@@ -44,9 +44,10 @@ class NativeStep:
     @classmethod
     def of(cls, decoder: Decoder, run: Library) -> NativeStep | None:
         """The step of a decoder on a CPU; None where a layer lies in a form that the library cannot read."""
-        model = _model(decoder)
+        kept: list[Tensor] = []
+        model = _model(decoder, kept)
         session = run.open(ctypes.byref(model), run.isa) if model is not None else None
-        return cls(decoder, run, session) if session else None
+        return cls(decoder, run, session, kept) if session else None
 
     @property
     def spent_ns(self) -> tuple[int, int]:
@@ -60,9 +61,8 @@ class NativeStep:
         scale = cache.scale.data_ptr() if isinstance(cache, Int8KVCache) else None
         layout = Cache(cache.data.data_ptr(), scale, _CACHES[cache.data.dtype], cache.capacity)
         logits = torch.empty(1, rows, self._config.vocab_size)
-        cosine, sine = self._turns(at, rows)
         ids = ids.contiguous()
-        failed = self._run.step(self._session, ctypes.byref(layout), ids.data_ptr(), rows, at, cosine, sine,
+        failed = self._run.step(self._session, ctypes.byref(layout), ids.data_ptr(), rows, at, self._turns(at, rows),
                                 logits.data_ptr(), torch.get_num_threads(),
                                 ctypes.addressof(self._spent) if self.timed else None)
         if failed == 2:
@@ -72,24 +72,34 @@ class NativeStep:
         cache.length = at + rows
         return logits
 
-    def _turns(self, at: int, rows: int) -> tuple[int | None, int | None]:
-        """Addresses of cosines and sines (T, d/2) of the positions from `at` on."""
-        if self._config.learned_positions:
-            return None, None
-        if self._rope is None or self._rope[0].shape[0] < at + rows:
-            length = min(self._config.context, max(1024, 1 << (at + rows - 1).bit_length()))
-            angles = rope_angles(self._config, length)
-            self._rope = angles.cos(), angles.sin()
-        cosine, sine = self._rope
-        offset = at * cosine.shape[1] * cosine.element_size()
-        return cosine.data_ptr() + offset, sine.data_ptr() + offset
+    def _turns(self, at: int, rows: int) -> ctypes.Array[Turn]:
+        """Addresses of cosines and sines (T, r/2) of the positions from `at` on, for each rotary table."""
+        turns, c = (Turn * 2)(), self._config
+        if c.learned_positions:
+            return turns
+        if not self._rope or self._rope[0][0].shape[0] < at + rows:
+            length = min(c.context, max(1024, 1 << (at + rows - 1).bit_length()))
+            angles = [(rope_angles(c, length, which), turn_factor(c, which)) for which in range(2 if c.local_rope_theta
+                                                                                               else 1)]
+            self._rope = tuple((a.cos() * factor, a.sin() * factor) for a, factor in angles)
+        for turn, (cosine, sine) in zip(turns, self._rope, strict=False):
+            offset = at * cosine.shape[1] * cosine.element_size()
+            turn.cosine, turn.sine = cosine.data_ptr() + offset, sine.data_ptr() + offset
+        return turns
 
 
-def _model(decoder: Decoder) -> Model | None:
+def _model(decoder: Decoder, kept: list[Tensor]) -> Model | None:
+    """The decoder in the library's words. kept: takes tensors that the words point to and nobody else holds."""
     c: ModelConfig = decoder.config
-    if (c.rotary_dim or c.sliding_layers or c.rotary_layers or c.parallel or c.post_norms or c.norm_offset
-            or c.attention_scale or c.attention_cap or c.logit_cap or c.rope_scaling.attention_factor != 1):
-        return None
+
+    def weight(norm: Norm | None) -> Vector:
+        if norm is None:
+            return Vector()
+        if not norm.offset:
+            return native.vector(norm.weight)
+        kept.append(1 + norm.weight.detach().float())
+        return native.vector(kept[-1])
+
     blocks = (Block * c.n_layers)()
     for i, block in enumerate(decoder.blocks):
         slots = {"qkv": block.attn.qkv, "out": block.attn.out,  # type: ignore[union-attr]
@@ -101,28 +111,30 @@ def _model(decoder: Decoder) -> Model | None:
             setattr(blocks[i], name, matrix)
         for name in ("norm1", "norm2"):
             norm = getattr(block, name)
-            setattr(blocks[i], name, native.vector(norm.weight))
+            setattr(blocks[i], name, weight(norm))
             setattr(blocks[i], f"{name}_bias", native.vector(norm.bias))
-        for name in ("q_norm", "k_norm"):
-            setattr(blocks[i], name, _weight_of(getattr(block.attn, name)))
+        for name, norm in (("q_norm", block.attn.q_norm), ("k_norm", block.attn.k_norm),  # type: ignore[union-attr]
+                           ("post1", block.post1), ("post2", block.post2)):
+            setattr(blocks[i], name, weight(norm))  # type: ignore[arg-type]
+        turn = c.rope(i)
+        blocks[i].window, blocks[i].turn = c.window(i) or 0, -1 if turn is None else turn
     head = _matrix(decoder.head)
     if head is None:
         return None
     positions = decoder.positions.weight if decoder.positions is not None else None
     return Model(
         hidden=c.hidden_size, layers=c.n_layers, heads=c.n_heads, kv_heads=c.n_kv_heads, head_size=c.head_dim,
-        neurons=c.intermediate_size, vocabulary=c.vocab_size, context=c.context, window=c.sliding_window or 0,
-        gated=c.gated, activation=ACTIVATIONS[c.activation], layer_norm=c.layer_norm, norm_eps=c.norm_eps,
+        neurons=c.intermediate_size, vocabulary=c.vocab_size, context=c.context, gated=c.gated,
+        activation=ACTIVATIONS[c.activation], layer_norm=c.layer_norm,
+        turned=0 if c.learned_positions else c.rotary_dim or c.head_dim, parallel=c.parallel, norm_eps=c.norm_eps,
+        embed_scale=rounded(c.embed_scale, decoder.dtype), score_scale=c.score_scale, score_cap=c.attention_cap,
+        logit_cap=c.logit_cap,
         embedding=_table(decoder.embed), positions=_rows(positions) if positions is not None else Table(),
-        norm=native.vector(decoder.norm.weight), norm_bias=native.vector(decoder.norm.bias), head=head, blocks=blocks)
+        norm=weight(decoder.norm), norm_bias=native.vector(decoder.norm.bias), head=head, blocks=blocks)
 
 
 def _matrix(layer: object) -> Matrix | None:
     return layer.native() if isinstance(layer, LinearKernel) else None
-
-
-def _weight_of(norm: Norm | None) -> Vector:
-    return native.vector(norm.weight if norm is not None else None)
 
 
 def _table(embed: nn.Module) -> Table:

@@ -11,7 +11,7 @@ import functools
 import os
 from pathlib import Path
 
-ABI = 2  # DYNO_ABI of src/dyno.h
+ABI = 3  # DYNO_ABI of src/dyno.h
 MAX_ROWS = 8
 KINDS = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3, "int8-dynamic": 4, "int4": 5}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -42,7 +42,8 @@ class Block(ctypes.Structure):
 
     _fields_ = (("qkv", Matrix), ("out", Matrix), ("up", Matrix), ("down", Matrix), ("norm1", Vector),
                 ("norm1_bias", Vector), ("norm2", Vector), ("norm2_bias", Vector), ("q_norm", Vector),
-                ("k_norm", Vector))
+                ("k_norm", Vector), ("post1", Vector), ("post2", Vector), ("window", ctypes.c_int64),
+                ("turn", ctypes.c_int64))
 
 
 class Table(ctypes.Structure):
@@ -55,9 +56,11 @@ class Model(ctypes.Structure):
     """dyno_model."""
 
     _fields_ = (*((name, ctypes.c_int64) for name in (
-        "hidden", "layers", "heads", "kv_heads", "head_size", "neurons", "vocabulary", "context", "window", "gated",
-        "activation", "layer_norm")), ("norm_eps", ctypes.c_double), ("embedding", Table), ("positions", Table),
-        ("norm", Vector), ("norm_bias", Vector), ("head", Matrix), ("blocks", ctypes.POINTER(Block)))
+        "hidden", "layers", "heads", "kv_heads", "head_size", "neurons", "vocabulary", "context", "gated",
+        "activation", "layer_norm", "turned", "parallel")), *((name, ctypes.c_double) for name in (
+            "norm_eps", "embed_scale", "score_scale", "score_cap", "logit_cap")), ("embedding", Table),
+        ("positions", Table), ("norm", Vector), ("norm_bias", Vector), ("head", Matrix),
+        ("blocks", ctypes.POINTER(Block)))
 
 
 class Cache(ctypes.Structure):
@@ -65,6 +68,12 @@ class Cache(ctypes.Structure):
 
     _fields_ = (("data", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("kind", ctypes.c_int64),
                 ("capacity", ctypes.c_int64))
+
+
+class Turn(ctypes.Structure):
+    """dyno_turn."""
+
+    _fields_ = (("cosine", ctypes.c_void_p), ("sine", ctypes.c_void_p))
 
 
 class Library:
@@ -80,7 +89,7 @@ class Library:
         self.close.restype, self.close.argtypes = None, (ctypes.c_void_p,)
         self.step = handle.dyno_step
         self.step.argtypes = (ctypes.c_void_p, ctypes.POINTER(Cache), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
-                              ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+                              ctypes.POINTER(Turn), ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
         self.linear = handle.dyno_linear
         self.linear.argtypes = (ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int,
                                 ctypes.c_int)

@@ -13,7 +13,8 @@ from engine.recipe import parse_recipe
 from tests.engine.support import GREEDY, built, decode_logits, open_session, read_logits, reply
 
 IDS = torch.randint(2, 300, (90,), generator=torch.Generator().manual_seed(5)).tolist()
-MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder"]
+MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder", "gemma2_folder",
+          "gemma3_folder", "neox_folder", "phi3_folder", "smollm3_folder"]
 BACKENDS = ["plain", "math", "flash"]
 
 

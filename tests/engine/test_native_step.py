@@ -37,7 +37,8 @@ from tests.engine.support import cpu, decode_logits, open_session, reply
 pytestmark = pytest.mark.skipif(not cpu().native, reason=missing_reason() or "no native step")
 
 IDS = torch.randint(2, 300, (48,), generator=torch.Generator().manual_seed(4)).tolist()
-MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder"]
+MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder", "gemma2_folder",
+          "gemma3_folder", "neox_folder", "phi3_folder", "smollm3_folder"]
 CACHES = ["fp32", "bf16", "fp16", "int8"]
 EXACT = 1e-5  # relative: as far as fp32 sums in another order are apart
 

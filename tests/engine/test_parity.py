@@ -183,6 +183,38 @@ def test_the_number_of_parameters_is_the_one_transformers_counts(pair: Pair) -> 
     assert load_masters(pair.folder).parameters == sum(p.numel() for p in pair.hf.parameters())
 
 
+def test_single_tokens_are_made_by_the_native_step(pair: Pair) -> None:
+    if not cpu().native:
+        pytest.skip("there is no native step here")
+    assert pair.session.active is not None
+    assert pair.session.active.report.token_step.startswith("native step"), "what decoding was compared with"
+
+
+MOVING = {
+    "phi3-longrope": lambda: transformers.Phi3Config(**LLAMA_SHAPE, pad_token_id=0, rope_parameters=dict(LONG),
+                                                     original_max_position_embeddings=48),
+    "llama-dynamic": lambda: transformers.LlamaConfig(**LLAMA_SHAPE | {"max_position_embeddings": 48},
+                                                      rope_parameters=_rope("dynamic", factor=4.0)),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, LENGTH])
+@pytest.mark.parametrize("name", list(MOVING))
+def test_frequencies_that_change_with_the_length_change_as_in_transformers(name: str, chunk: int,
+                                                                          tmp_path: Path) -> None:
+    """Beyond the original context a pass turns its tokens by its own frequencies and leaves the cache as it is, so
+    both must read the text in the same parts."""
+    model = random_model(MOVING[name]())
+    model.save_pretrained(tmp_path)
+    cache, expected = transformers.DynamicCache(), []
+    with torch.no_grad():
+        for at in range(0, LENGTH, chunk):
+            expected.append(model(torch.tensor([IDS[at:at + chunk]]), past_key_values=cache).logits[0, -1].float())
+    session = session_of(tmp_path)
+    assert session.config.context > LENGTH > session.config.rope_scaling.original_context
+    assert_close(decode_logits(session, IDS, chunk), torch.stack(expected))
+
+
 def test_gpt2_without_the_transformer_prefix_loads_to_the_same_logits(tmp_path: Path) -> None:
     random_model(CASES["gpt2"]).save_pretrained(tmp_path / "new")
     tensors = load_file(tmp_path / "new" / "model.safetensors")

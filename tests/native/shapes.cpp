@@ -91,7 +91,10 @@ int try_a_model(bool large) {
     m.heads = m.kv_heads * between(1, 5), m.neurons = between(1, large ? 500 : 90), m.vocabulary = between(1, 200);
     const bool rotary = between(0, 1);
     m.head_size = rotary ? 2 * between(1, large ? 40 : 9) : between(1, large ? 80 : 17);
-    m.context = between(1, large ? 1400 : 40), m.window = between(0, 2) ? 0 : between(1, m.context);
+    m.context = between(1, large ? 1400 : 40), m.turned = rotary ? 2 * between(1, m.head_size / 2) : 0;
+    m.parallel = between(0, 2) == 0, m.embed_scale = between(0, 1) ? 1.0 : 3.0, m.score_scale = 1 / std::sqrt(double(m.head_size));
+    m.score_cap = between(0, 1) ? 0.0 : 2.0, m.logit_cap = between(0, 1) ? 0.0 : 3.0;
+    const bool posts = !m.parallel && between(0, 1);
     m.gated = between(0, 1), m.activation = between(DYNO_SILU, DYNO_RELU), m.layer_norm = between(0, 1), m.norm_eps = 1e-5;
     m.embedding = {nullptr, {}, between(DYNO_F32, DYNO_I8), between(DYNO_F32, DYNO_F16)};
     if (m.embedding.kind == DYNO_I8) {
@@ -109,6 +112,8 @@ int try_a_model(bool large) {
         block.out = b.weight(m.hidden, wide, kind), block.down = b.weight(m.hidden, m.neurons, kind);
         block.up = b.weight(m.neurons * (m.gated ? 2 : 1), m.hidden, kind);
         block.norm1 = norms(), block.norm2 = norms();
+        if (posts) block.post1 = norms(), block.post2 = norms();
+        block.window = between(0, 2) ? 0 : between(1, m.context), block.turn = rotary ? between(-1, 1) : -1;
         if (m.layer_norm) block.norm1_bias = norms(), block.norm2_bias = norms();
         if (between(0, 1)) block.q_norm = b.numbers(m.head_size, DYNO_F32), block.k_norm = b.numbers(m.head_size, DYNO_F32);
     }
@@ -122,8 +127,8 @@ int try_a_model(bool large) {
     const void *scales = b.numbers(numbers / m.head_size, DYNO_F32, 0.01f).data;
     std::vector<int64_t> ids(static_cast<size_t>(rows));
     for (int64_t &id : ids) id = between(0, m.vocabulary - 1);
-    const float *cosine = (const float *)b.numbers(rows * (m.head_size / 2), DYNO_F32, 1.0f).data;
-    const float *sine = (const float *)b.numbers(rows * (m.head_size / 2), DYNO_F32, 1.0f).data;
+    const auto angles = [&] { return (const float *)b.numbers(rows * (m.turned / 2), DYNO_F32, 1.0f).data; };
+    const dyno_turn turns[2] = {{angles(), angles()}, {angles(), angles()}};
 
     std::vector<float> first;
     int steps = 0;
@@ -136,12 +141,11 @@ int try_a_model(bool large) {
         std::memcpy(cache.data, before, size);
         if (cache.scale) std::memcpy(cache.scale, scales, size_t(numbers / m.head_size) * 4);
         float *logits = (float *)b.bytes(size_t(rows * m.vocabulary) * 4);
-        const int failed = dyno_step(session, &cache, ids.data(), rows, at, rotary ? cosine : nullptr,
-                                     rotary ? sine : nullptr, logits, int(between(1, 3)), nullptr);
+        const int failed = dyno_step(session, &cache, ids.data(), rows, at, turns, logits, int(between(1, 3)), nullptr);
         if (failed) fail("a step was refused");
         int64_t beyond[1] = {m.vocabulary};
-        if (!dyno_step(session, &cache, beyond, 1, 0, cosine, sine, logits, 1, nullptr)) fail("an id beyond was taken");
-        if (!dyno_step(session, &cache, ids.data(), 1, capacity, cosine, sine, logits, 1, nullptr)) fail("a full cache was taken");
+        if (!dyno_step(session, &cache, beyond, 1, 0, turns, logits, 1, nullptr)) fail("an id beyond was taken");
+        if (!dyno_step(session, &cache, ids.data(), 1, capacity, turns, logits, 1, nullptr)) fail("a full cache was taken");
         dyno_close(session);
         double apart = 0, whole = 1e-12;
         for (int64_t i = 0; i < rows * m.vocabulary; i++) {

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DYNO_ABI 2
+#define DYNO_ABI 3
 #define DYNO_MAX_ROWS 8
 #define DYNO_LONGEST_I8 65000  // columns up to which a sum of 8-bit products stays below 2^31
 
@@ -45,9 +45,12 @@ typedef struct {
     int64_t rows, columns, stride, kind, group;
 } dyno_matrix;
 
+// post1, post2: norms of what the layer adds, data null where it has none. window: tokens that a query may look back on,
+// itself included; 0: all. turn: which cosines and sines of a step its heads are turned by, -1 for none.
 typedef struct {
     dyno_matrix qkv, out, up, down;
-    dyno_vector norm1, norm1_bias, norm2, norm2_bias, q_norm, k_norm;
+    dyno_vector norm1, norm1_bias, norm2, norm2_bias, q_norm, k_norm, post1, post2;
+    int64_t window, turn;
 } dyno_block;
 
 // A table whose rows are looked up. scale: of an I8 table, F32, one a row. round_to: BF16 or F16 where what is read is
@@ -60,9 +63,12 @@ typedef struct {
 
 typedef struct {
     int64_t hidden, layers, heads, kv_heads, head_size, neurons, vocabulary, context;
-    int64_t window;  // tokens that a query may look back on, itself included; 0: all
     int64_t gated, activation, layer_norm;
+    int64_t turned;    // channels of a head that rotary positions turn, the first ones
+    int64_t parallel;  // attention and feed-forward read the same x
     double norm_eps;
+    double embed_scale, score_scale;  // of embedding rows; of products of queries and keys
+    double score_cap, logit_cap;      // cap tanh(x / cap) of scores and logits; 0: none
     dyno_table embedding, positions;  // positions.data null: rotary
     dyno_vector norm, norm_bias;
     dyno_matrix head;
@@ -76,6 +82,11 @@ typedef struct {
     float *scale;
     int64_t kind, capacity;
 } dyno_cache;
+
+// Cosines and sines of a step's positions, (rows, turned / 2) fp32; null where no layer turns by them.
+typedef struct {
+    const float *cosine, *sine;
+} dyno_turn;
 
 typedef struct dyno_session dyno_session;
 
@@ -91,10 +102,10 @@ DYNO_API void dyno_close(dyno_session *session);
 
 // One step: `rows` tokens (1 to DYNO_MAX_ROWS) after the `at` tokens that the cache holds. Writes their keys and values
 // and fp32 logits (rows, V). A row's numbers do not depend on the rows beside it, nor on the number of threads.
-// cosine, sine: (rows, d / 2) fp32 of these positions, null without rotary positions. part_ns: null, or DYNO_PARTS
+// turns: two of them, for layers of turn 0 and 1. part_ns: null, or DYNO_PARTS
 // counters that grow by nanoseconds. Returns 0; 1 for arguments out of range; 2 when memory is short.
 DYNO_API int dyno_step(dyno_session *session, const dyno_cache *cache, const int64_t *ids, int64_t rows, int64_t at,
-              const float *cosine, const float *sine, float *logits, int threads, int64_t *part_ns);
+              const dyno_turn *turns, float *logits, int threads, int64_t *part_ns);
 
 // y (count, rows) = x (count, columns) W^T + bias in fp32, for count from 1 to DYNO_MAX_ROWS. Same returns.
 DYNO_API int dyno_linear(const dyno_matrix *weight, const float *x, int64_t count, float *y, int threads, int isa);

@@ -17,7 +17,8 @@ struct Activations {
 
 struct Head {  // what makes a query or a key of a product's rows
     dyno_vector norm;
-    const float *cosine, *sine;  // (d / 2) of this position, or null
+    const float *cosine, *sine;  // (turned / 2) of this position, or null
+    int64_t turned;
     float eps, factor;
 };
 
@@ -26,6 +27,7 @@ struct AttentionTask {  // one key/value head, positions first to last, queries 
     const float *key_scale, *value_scale;
     int64_t kind, size, first, last, queries;
     const float *q;        // (queries, d), scaled
+    float cap;             // of scores, 0 for none
     float *scores;         // (4, last - first) scratch
     float *out;            // (queries, d + 2): sum of weighted values, maximum, sum of weights
     int64_t out_stride;    // from one query's result to the next
@@ -47,6 +49,7 @@ struct Kernels {
     void (*combine)(const float *parts, int64_t count, int64_t size, float *out);  // (count, d + 2) to (d)
     void (*activate)(float *gate, const float *up, int64_t size, int64_t activation);  // up null: not gated
     void (*lookup)(const dyno_table &table, int64_t row, int64_t size, bool add, float *out);
+    void (*cap)(float *x, int64_t size, float most);  // most tanh(x / most), in place
     void (*unpack)(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out);
 };
 

@@ -322,11 +322,11 @@ void norm(const float *x, int64_t size, const dyno_vector &weight, const dyno_ve
     }
 }
 
-// Rotary positions turn the pair (i, i + d/2) by its angle: Su et al., "RoFormer", 2021, in the half-split order.
+// Rotary positions turn the pair (i, i + r/2) of the first r channels by its angle: Su et al., "RoFormer", 2021, in the half-split order.
 void head(const Head &h, float *v, int64_t size) {
     if (h.norm.data) norm(v, size, h.norm, dyno_vector{}, h.eps, false, v);
     if (h.cosine) {
-        const int64_t half = size / 2;
+        const int64_t half = h.turned / 2;
         for (int64_t i = 0; i < half; i += W) {
             const F a = part(v + i, half - i), b = part(v + half + i, half - i);
             const F c = part(h.cosine + i, half - i), s = part(h.sine + i, half - i);
@@ -336,6 +336,15 @@ void head(const Head &h, float *v, int64_t size) {
     }
     if (h.factor != 1.0f)
         for (int64_t i = 0; i < size; i++) v[i] *= h.factor;
+}
+
+// most tanh(x / most), with tanh(u) = 1 - 2 / (e^2u + 1).
+void cap(float *x, int64_t size, float most) {
+    const F one = Lanes::set(1.0f), two = Lanes::set(2.0f), limit = Lanes::set(most), inverse = Lanes::set(2.0f / most);
+    for (int64_t i = 0; i < size; i += W) {
+        const F e = exponential(Lanes::mul(part(x + i, size - i), inverse));
+        put(x + i, Lanes::mul(limit, Lanes::sub(one, Lanes::div(two, Lanes::add(e, one)))), size - i);
+    }
 }
 
 F activated(F x, int64_t kind) {
@@ -496,6 +505,7 @@ template <class E, int Q> void attend_together(const AttentionTask &task, int64_
     else scores_of<E, Q>(task, q, task.scores);
     for (int r = 0; r < Q; r++) {
         float *s = task.scores + r * count;
+        if (task.cap) cap(s, count, task.cap);
         F most = Lanes::set(s[0]);
         int64_t p = 0;
         for (; p + W <= count; p += W) most = Lanes::max(most, Lanes::load(s + p));
@@ -614,7 +624,7 @@ void unpack(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out) {
 
 const Kernels *table(int isa, const char *name) {
     static const Kernels kernels{isa, name, prepare, product, norm, head, remember, attend, combine, activate, lookup,
-                                 unpack};
+                                 cap, unpack};
     return &kernels;
 }
 
