@@ -21,9 +21,11 @@ from engine.models.weight_files import Entry, read_folder
 from engine.recipe import Recipe
 
 if TYPE_CHECKING:
+    from engine.models.families.base import Source
     from engine.techniques.draft import Draft, LayerDraft
 
 _PROMPT_CHUNK = 256  # tokens of a prompt that run at once (engine.generation)
+_SLAB_BYTES = 24 << 20  # what rounding a part of a layer at a time holds (engine.kernels)
 _SHARE = 0.92  # of what is free, that weights may take (engine.variant)
 
 
@@ -71,7 +73,7 @@ def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None, 
     """What the model in a folder, or a .gguf file, will need. context: tokens, by default all that the model knows.
     device: where, by default the preferred one. Raises DynoError where the model or the recipe cannot run there, and
     where headers are wrong."""
-    from engine.models.checkpoint import Masters
+    from engine.models.checkpoint import Masters, sources
     from engine.variant import device_for, drafted
 
     config, entries = read_headers(Path(path))
@@ -87,13 +89,13 @@ def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None, 
     tokens = min(context or draft.config.context, draft.config.context)
     rows, columns = masters.shape("embed.weight")
     stored = stored_type(entries)
-    item = _item_bytes(entries)
+    item, parts = _item_bytes(entries), sources(config)
     return Fit(
         architecture=config.model_type, parameters=masters.parameters, context=tokens, stored=stored,
         file_bytes=sum(e.end - e.begin for e in entries.values()), weight_bytes=draft.total_bytes(),
         mapped_bytes=int(rows * columns * item) if draft.maps_embedding else 0,
         kv_bytes=tokens * cache_bytes_per_token(draft.config, draft.cache_dtype),
-        build_bytes=max(_build_bytes(draft, layer, item) for layer in draft.layers.values()),
+        build_bytes=max(_build_bytes(draft, layer, parts[layer.source], item) for layer in draft.layers.values()),
         run_bytes=_run_bytes(draft.config, tokens), free_bytes=device.free_bytes())
 
 
@@ -126,15 +128,19 @@ def _item_bytes(entries: dict[str, Entry]) -> float:
     return 2 if stored_type(entries) in ("F16", "BF16") else 4
 
 
-def _build_bytes(draft: Draft, layer: LayerDraft, item: float) -> int:
-    """What building one layer needs beside its result: the weight as it is read (unless it is a view of the file),
-    fp32 copies where the recipe edits or calibrates it, and a kernel's rearranging."""
+def _build_bytes(draft: Draft, layer: LayerDraft, source: Source, item: float) -> int:
+    """What building one layer needs beside its result: the weight put together where it is no view of the file, fp32
+    copies where the recipe edits it, and what lies between a weight and its codes."""
     if layer.name == "head" and draft.shares_embedding:
         return 0
-    as_read = item * layer.numel
-    edited = 8 * layer.numel if layer.edits or layer.rows is not None or layer.columns is not None else 0
-    codes = 3 * layer.numel if layer.scheme is not None and layer.scheme.rounds else 0
-    return int(as_read + max(edited, codes))
+    cut = layer.rows is not None or layer.columns is not None
+    lies = len(source.names) == 1 and not source.transposed and not source.interleaved and not cut
+    need = 0.0 if lies else item * layer.numel
+    if layer.edits or not (layer.scheme is None or layer.scheme.any_float):
+        need += (8 if layer.edits else 4) * layer.numel
+    if layer.scheme is not None and layer.scheme.name == "int4":
+        need += (1 + 18 / getattr(layer.scheme, "size", 32)) * layer.numel  # a byte a code; scales and zeros thrice
+    return int(need + min(_SLAB_BYTES, 8 * layer.numel))
 
 
 def _run_bytes(c: ModelConfig, context: int) -> int:

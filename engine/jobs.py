@@ -105,7 +105,7 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
     yield Progress(command.job_id, time.monotonic(), "Opening the model", 0, 0)
     device = pick_device(command.device)
     started_s = time.perf_counter()
-    session = Session.open(folder, device)
+    session = yield from _opened(folder, device, command.job_id)
     load_s = time.perf_counter() - started_s
     try:
         yield from _first_build(session, command.recipe, command.job_id)
@@ -123,6 +123,17 @@ def load_job(state: EngineState, command: LoadModel) -> JobSteps:
     assert session.active is not None
     yield ModelLoaded(command.job_id, time.monotonic(), model_info(session, folder, device), session.active.report)
     return None
+
+
+def _opened(folder: Path, device: DeviceFacts, job_id: int) -> Generator[Event, None, Session]:
+    steps = Session.opening(folder, device)
+    while True:
+        try:
+            stage, done, total = next(steps)
+        except StopIteration as finished:
+            session: Session = finished.value
+            return session
+        yield Progress(job_id, time.monotonic(), stage, done, total)
 
 
 def _first_build(session: Session, recipe: Recipe, job_id: int) -> Generator[Event, None, None]:

@@ -15,7 +15,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.models.cache import KVCache
-from engine.models.checkpoint import Masters, load_masters
+from engine.models.checkpoint import Masters, open_masters
 from engine.models.devices import DeviceFacts
 from engine.models.tokenizer import Tokenizer
 from engine.paths import CALIBRATION_TEXT
@@ -50,8 +50,19 @@ class Session:
 
     @classmethod
     def open(cls, folder: Path, device: DeviceFacts) -> Session:
-        """Read a model folder. Raises DynoError saying what is wrong with it."""
-        masters = load_masters(folder)
+        """Read a model folder in one go. Raises DynoError saying what is wrong with it."""
+        steps = cls.opening(folder, device)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                session: Session = done.value
+                return session
+
+    @classmethod
+    def opening(cls, folder: Path, device: DeviceFacts) -> Generator[BuildStep, None, Session]:
+        """open() step by step, for whoever shows progress or may stop it."""
+        masters = yield from open_masters(folder)
         return cls(masters, Tokenizer.from_folder(folder), device)
 
     # ------------------------------------------------------------------------------------------------------ recipes

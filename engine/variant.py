@@ -226,7 +226,10 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
         yield "Building", done, total
         if layer.name == "head" and shared:
             continue
-        weights = Weights(draft.weight(layer.name), draft.bias(layer.name),
+        # A layer nobody edits is laid out from the checkpoint's own numbers: an fp32 copy of a large head would be the
+        # most that building needs.
+        as_stored = not layer.edits and (layer.scheme is None or layer.scheme.any_float)
+        weights = Weights(draft.stored(layer.name) if as_stored else draft.weight(layer.name), draft.bias(layer.name),
                           draft.importance(layer.name) if draft.calibrated else None)
         reference = weights.weight if not layer.edits else draft.reference(layer.name)
         with draft.clock(layer.scheme_key or "precision"):
@@ -234,6 +237,8 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
         place = draft.place(layer.name)
         assert place is not None
         _put(modules, place, kernel)
+        del weights, reference
+        draft.masters.release(layer.source)
     linear = tuple(f"{name}." for name in draft.layers)
     for name in draft.masters:
         place = draft.place(name)
@@ -254,7 +259,7 @@ def _put_embedding(draft: Draft, decoder: Decoder) -> None:
     device, target = draft.device, torch_dtype(draft.dtype)
     master = draft.masters["embed.weight"]
     if draft.embedding:
-        decoder.embed = Int8Embedding(master.to(torch.float32), target, device.torch_name)
+        decoder.embed = Int8Embedding(master, target, device.torch_name)
     elif draft.maps_embedding:
         decoder.embed = RowsOnDemand(master, target)
     else:

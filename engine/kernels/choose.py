@@ -14,6 +14,7 @@ from engine.kernels.linear import (
     LinearKernel,
     PackedLinear,
     PlainLinear,
+    Rows,
     RowsLinear,
     Weights,
     parameter,
@@ -27,7 +28,7 @@ _AT_ONCE = 1 << 20  # weights whose error is summed at once
 
 def choose_kernel(weights: Weights, reference: Tensor, dtype: str, scheme: Scheme | None, autocast: str | None,
                   compiled: bool, device: DeviceFacts) -> LinearKernel:
-    """The layer for a slot. reference: the master's fp32 weight, (N, K). dtype: of the activations.
+    """The layer for a slot. reference: the master's weight, (N, K), fp32 or as stored. dtype: of the activations.
 
     scheme: how the weight is quantized, None for a dense one. compiled: torch.compile will trace the layer, so its
     weight must lie as it is.
@@ -43,7 +44,8 @@ def choose_kernel(weights: Weights, reference: Tensor, dtype: str, scheme: Schem
 def _dense(weights: Weights, dtype: str, autocast: str | None, compiled: bool,
            device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
     target = torch_dtype(dtype)
-    cast = weights.weight.to(target)
+    # 16-bit weights are the layer's own also where the file has them so: mapped pages are slower to read, being small.
+    cast = weights.weight.to(target, copy=dtype != "fp32")
     weight = cast.to(device.torch_name)
     bias = weights.bias.to(device.torch_name, target) if weights.bias is not None else None
     used = weights.weight if dtype == "fp32" else cast
@@ -63,19 +65,19 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, rows, at_once))
 
 
-def _zeros(used: Tensor) -> float:
+def _zeros(used: Tensor | Rows) -> float:
     """Share of exact zeros in the weight that is multiplied by: rounding moves pruned weights off zero, or others
     onto it."""
     return 1 - sum(int(used[rows].count_nonzero()) for rows in _blocks(*used.shape)) / used.numel()
 
 
-def _relative(used: Tensor, reference: Tensor) -> float:
+def _relative(used: Tensor | Rows, reference: Tensor) -> float:
     """|used - reference| / |reference| in the Frobenius norm; 0 where both are the same object."""
     if used is reference:
         return 0.0
     changed = norm = 0.0
     for rows in _blocks(*reference.shape):
-        part = reference[rows]
+        part = reference[rows].float()
         changed += float(torch.linalg.vector_norm(used[rows].to(part.device, torch.float32) - part)) ** 2
         norm += float(torch.linalg.vector_norm(part)) ** 2
     return math.sqrt(changed / norm) if norm else 0.0

@@ -13,6 +13,7 @@ from engine.kernels.packing import INT4_ROWS
 from engine.kernels.rounding import Groups
 from engine.native.library import INT4_BLOCK, INT4_PANEL, Matrix, library
 
+_AT_ONCE = 1 << 20  # codes that are rearranged at once
 _CUDA_TILES = 8  # k-tiles of 16 columns per block of the CUDA packing: the widest one that torch offers
 
 
@@ -33,9 +34,15 @@ class Int4PanelLinear(LinearKernel):
         self.kernel = f"native int4, groups of {groups.size}, 8-bit activations; prompts cast to bf16"
         missing = -groups.codes.shape[0] % INT4_PANEL
         blocks = groups.codes.shape[1] // INT4_BLOCK
-        codes = F.pad(groups.codes, (0, 0, 0, missing)).view(-1, INT4_PANEL, blocks, 2, 4, 4)
-        both = codes[:, :, :, 0] | codes[:, :, :, 1] << 4  # (panels, 16, blocks, 4, 4)
-        self.register_buffer("codes", both.permute(0, 2, 3, 1, 4).contiguous())  # (panels, blocks, 4, 16, 4)
+        shape = ((groups.codes.shape[0] + missing) // INT4_PANEL, blocks, 4, INT4_PANEL, 4)
+        panels = torch.empty(shape, dtype=torch.uint8)
+        at_once = max(1, _AT_ONCE // (groups.codes.shape[1] * INT4_PANEL))
+        for first in range(0, panels.shape[0], at_once):  # a few at a time: a large head need not be held thrice
+            codes = groups.codes[first * INT4_PANEL:(first + at_once) * INT4_PANEL]
+            codes = F.pad(codes, (0, 0, 0, -codes.shape[0] % INT4_PANEL)).view(-1, INT4_PANEL, blocks, 2, 4, 4)
+            both = codes[:, :, :, 0] | codes[:, :, :, 1] << 4  # (panels, 16, blocks, 4, 4)
+            panels[first:first + at_once] = both.permute(0, 2, 3, 1, 4)
+        self.register_buffer("codes", panels)  # (panels, blocks, 4, 16, 4)
         numbers = torch.stack((groups.scale, groups.zero)).to(torch.bfloat16)  # (2, N, groups)
         numbers = F.pad(numbers, (0, 0, 0, missing)).view(2, -1, INT4_PANEL, numbers.shape[2])
         self.register_buffer("scale_and_zero", numbers.permute(1, 3, 0, 2).contiguous())  # (panels, groups, 2, 16)

@@ -58,7 +58,11 @@ class Int8WeightLinear(LinearKernel):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def dense(self) -> Tensor:
-        return self.codes[:, :self.shape[1]].float() * self.scale.float()[:, None]
+        return self.dense_rows(slice(None))
+
+    def dense_rows(self, rows: slice) -> Tensor:
+        """Some rows of dense()."""
+        return self.codes[rows, :self.shape[1]].float().mul_(self.scale[rows].float()[:, None])
 
     def native(self) -> Matrix | None:
         return self._native

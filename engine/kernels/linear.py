@@ -23,7 +23,8 @@ _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 @dataclass(frozen=True)
 class Weights:
-    """A slot's fp32 weight (N, K) and bias (N,), edited by the recipe and ready to be laid out.
+    """A slot's weight (N, K) and fp32 bias (N,), edited by the recipe and ready to be laid out. The weight is fp32, or
+    as the checkpoint stores it where the layer's scheme takes any.
 
     importance: mean square of each input, (K,), where the recipe was calibrated: the weight of an error in a column.
     """
@@ -31,6 +32,21 @@ class Weights:
     weight: Tensor
     bias: Tensor | None = None
     importance: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A weight (N, K) that is made as fp32 some rows at a time: whole, it would cost more than what it describes."""
+
+    shape: tuple[int, int]
+    make: Callable[[slice], Tensor]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.make(rows)
+
+    def numel(self) -> int:
+        """Number of weights."""
+        return self.shape[0] * self.shape[1]
 
 
 class LinearKernel(nn.Module):

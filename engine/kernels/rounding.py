@@ -18,12 +18,13 @@ _ROWS_AT_ONCE = 512  # the fit's intermediate results then stay in the processor
 
 
 def round_rows(weight: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Symmetric int8, to the nearest code: codes (N, K) int8 and scale (N,) fp32 with w = code * scale.
+    """Symmetric int8, to the nearest code: codes (N, K) int8 and scale (N,) fp32 with w = code * scale. weight: of any
+    float type.
 
     scale = max|row| / 127, the scheme of torch.ao's per-channel symmetric observer, as `dtype` can hold it.
     """
     low, high = torch.aminmax(weight, dim=1)
-    scale = (torch.maximum(-low, high) / 127).to(dtype).float().clamp_min(_TINY)  # (N,)
+    scale = (torch.maximum(-low, high).float() / 127).to(dtype).float().clamp_min(_TINY)  # (N,)
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)  # (N, K)
     rows = max(1, _AT_ONCE // weight.shape[1])
     for first in range(0, weight.shape[0], rows):
@@ -47,19 +48,27 @@ class Groups:
     size: int
     columns: int
 
-    def dense(self) -> Tensor:
-        """The fp32 weight that the codes stand for, (N, K)."""
-        n, k = self.codes.shape
-        codes = self.codes.view(n, -1, self.size).to(torch.float32).sub_(_MIDDLE)
-        weight = codes.mul_(self.scale.float()[..., None]).add_(self.zero.float()[..., None])
+    def dense(self, rows: slice = slice(None)) -> Tensor:
+        """The fp32 weight that the codes stand for, (N, K), or some of its rows."""
+        picked = self.codes[rows]
+        n, k = picked.shape
+        codes = picked.view(n, -1, self.size).to(torch.float32).sub_(_MIDDLE)
+        weight = codes.mul_(self.scale[rows].float()[..., None]).add_(self.zero[rows].float()[..., None])
         return weight.view(n, k)[:, :self.columns]
 
 
 def round_groups(weight: Tensor, size: int, dtype: torch.dtype) -> Groups:
-    """Round to the nearest of 16 levels spread over each group's range; scale and zero are kept in `dtype`."""
-    grouped = _grouped(weight, size)  # (N, G, size)
-    scale, zero = _spread(*torch.aminmax(grouped, dim=-1), dtype)
-    return _groups(_codes(grouped, scale[..., None], zero[..., None]), scale, zero, size, weight, dtype)
+    """Round to the nearest of 16 levels spread over each group's range; scale and zero are kept in `dtype`. weight: of
+    any float type."""
+    n, groups = weight.shape[0], -(-weight.shape[1] // size)
+    codes = torch.empty(n, groups, size, dtype=torch.uint8, device=weight.device)
+    scale, zero = (torch.empty(n, groups, device=weight.device) for _ in range(2))
+    at_once = max(1, _AT_ONCE // weight.shape[1])
+    for rows in (slice(first, first + at_once) for first in range(0, n, at_once)):
+        grouped = _grouped(weight[rows], size)  # (n, G, size)
+        scale[rows], zero[rows] = _spread(*torch.aminmax(grouped, dim=-1), dtype)
+        codes[rows] = _codes(grouped, scale[rows, :, None], zero[rows, :, None])
+    return _groups(codes, scale, zero, size, weight, dtype)
 
 
 def fit_groups(weight: Tensor, size: int, dtype: torch.dtype, importance: Tensor | None) -> Groups:
@@ -129,7 +138,8 @@ def _codes(weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 def _grouped(weight: Tensor, size: int) -> Tensor:
-    """(N, K) filled up with zeros to whole groups, (N, G, size)."""
+    """(N, K) of any float type as fp32, filled up with zeros to whole groups, (N, G, size)."""
+    weight = weight.to(torch.float32)
     missing = -weight.shape[1] % size
     if missing:
         weight = torch.nn.functional.pad(weight, (0, missing))

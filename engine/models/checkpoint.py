@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.errors import DynoError, reason
+from engine.errors import DynoError
 from engine.models.config import ModelConfig
 from engine.models.families import family_of
 from engine.models.families.base import Source
 from engine.models.gpt import Decoder
+from engine.models.mapped import MappedFile
+from engine.models.weight_files import AGAIN, Entry, read_folder
 from engine.words import agreed, counted
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_AGAIN = "Download the model again, or choose another folder."
+_CHECKED_AT_ONCE = 4 << 20  # weights: the sum in fp64 makes a copy of them
+Opening = Generator[tuple[str, int, int], None, "Masters"]
+"""Steps of opening a model: (what is being done, done, total)."""
 
 
 def sources(config: ModelConfig) -> dict[str, Source]:
@@ -40,12 +41,14 @@ class Masters(Mapping[str, Tensor]):
     """The checkpoint's weights under the decoder's names: read-only, never changed by any technique.
 
     A tensor is memory-mapped or put together on each access; callers never write into it. `config.tied` tells that
-    the head is the embedding. unmapped: names of tensors that are no part of a file as it lies.
+    the head is the embedding. spent: gives a checkpoint tensor's pages back to the system. unmapped: names of tensors
+    that are no part of a file as it lies.
     """
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, Callable[[], Tensor]], path: Path | None = None,
-                 unmapped: frozenset[str] = frozenset()):
+                 spent: Mapping[str, Callable[[], None]] | None = None, unmapped: frozenset[str] = frozenset()):
         self.config = config
+        self._spent = spent or {}
         self._unmapped = unmapped
         self.path = path
         self._sources = sources(config)
@@ -53,7 +56,18 @@ class Masters(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         source = self._sources[name]
-        return source.join([self._tensors[n]() for n in source.names])
+        parts = [self._tensors[n]() for n in source.names]
+        whole = source.join(parts)
+        if whole.data_ptr() != parts[0].data_ptr():
+            self.release(name)  # a copy, so that the file's pages have done their part
+        return whole
+
+    def release(self, name: str) -> None:
+        """Give the pages of a tensor's file back to the system, where there is one: whoever has read it calls this, and
+        reads it again whenever it is needed again."""
+        for part in self._sources[name].names:
+            if part in self._spent:
+                self._spent[part]()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -97,58 +111,54 @@ def _numel(shape: tuple[int, ...]) -> int:
     return n
 
 
-def load_masters(folder: Path) -> Masters:
-    """Open a model folder. Every name, shape and dtype is checked before any weight is read; then every weight is
-    checked for NaN and infinity. Raises DynoError saying which file or tensor is wrong."""
+def open_masters(folder: Path) -> Opening:
+    """Open a model folder step by step. Every name, shape and dtype is checked before any weight is read; then every
+    weight is checked for NaN and infinity, a part of a tensor a step, and its pages are given back. Raises DynoError
+    saying which file or tensor is wrong."""
     folder = Path(folder)
     config = ModelConfig.from_folder(folder)
-    files = _weight_files(folder)
-    where: dict[str, Any] = {}
-    for file in files:
-        try:
-            handle = safe_open(str(file), framework="pt")
-            where |= dict.fromkeys(handle.keys(), handle)  # type: ignore[no-untyped-call]
-        except OSError as error:
-            raise DynoError(f"{file.name} cannot be read: {reason(error)}.", _AGAIN) from error
-        except (SafetensorError, ValueError) as error:
-            raise DynoError(f"{file.name} is damaged or incomplete ({reason(error)}).", _AGAIN) from error
-    names = _resolve_names(config, where)
-    tensors: dict[str, Callable[[], Tensor]] = {}
+    entries = read_folder(folder)
+    names = _resolve_names(config, entries)
     for hf, (stored, shape) in names.items():
-        _check_header(where[stored], hf, stored, shape)
-        tensors[hf] = lambda handle=where[stored], stored=stored: handle.get_tensor(stored)  # type: ignore[misc]
-    for hf, read in tensors.items():
-        _check_finite(hf, read())
-    return Masters(config, tensors, folder)
+        _check_entry(hf, entries[stored], shape)
+    files = {file: MappedFile(file) for file in {entry.file for entry in entries.values()}}
+    tensors: dict[str, Callable[[], Tensor]] = {}
+    spent: dict[str, Callable[[], None]] = {}
+    for hf, (stored, _) in names.items():
+        entry = entries[stored]
+        tensors[hf] = lambda e=entry: files[e.file].tensor(e)  # type: ignore[misc]
+        spent[hf] = lambda e=entry: files[e.file].release(e)  # type: ignore[misc]
+    yield from check_finite(tensors, spent)
+    return Masters(config, tensors, folder, spent)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
+def load_masters(folder: Path) -> Masters:
+    """Open a model folder in one go. Raises DynoError saying which file or tensor is wrong."""
+    return run_opening(open_masters(folder))
+
+
+def run_opening(steps: Opening) -> Masters:
+    """All the steps of an opening at once."""
+    while True:
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DynoError(f"{index.name} cannot be read: {reason(error)}.", _AGAIN) from error
-        files = [folder / str(name) for name in names]
-        for file in files:
-            if file.parent != folder or not file.is_file():
-                raise DynoError(f"The weight file {file.name} named by {index.name} is missing.", _AGAIN)
-        return files
-    files = sorted(folder.glob("*.safetensors"))
-    for file in files:
-        if not file.is_file():  # a link into a download cache that has been emptied
-            raise DynoError(f"The weight file {file.name} is missing.", _AGAIN)
-    if files:
-        return files
-    pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
-    if pickles:
-        raise DynoError(f"{pickles[0]} is a pickle, which can run code when it is opened, so it was not opened.",
-                        "Use the same model in safetensors format.")
-    raise DynoError(f"There are no weights in {folder}: no .safetensors file.",
-                    "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
+            next(steps)
+        except StopIteration as done:
+            masters: Masters = done.value
+            return masters
 
 
-def _resolve_names(config: ModelConfig, where: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def check_finite(tensors: Mapping[str, Callable[[], Tensor]],
+                 spent: Mapping[str, Callable[[], None]]) -> Generator[tuple[str, int, int], None, None]:
+    """Read every tensor once, a part a step, and raise DynoError at a NaN or infinity."""
+    for done, (name, read) in enumerate(tensors.items()):
+        flat = read().view(-1)
+        for first in range(0, flat.numel(), _CHECKED_AT_ONCE):
+            yield "Checking the weights", done, len(tensors)
+            _check_finite(name, flat[first:first + _CHECKED_AT_ONCE])
+        spent[name]()
+
+
+def _resolve_names(config: ModelConfig, where: Mapping[str, Entry]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Checkpoint name -> (name as stored, expected shape). GPT-2's first release has no "transformer." prefix."""
     names: dict[str, tuple[str, tuple[int, ...]]] = {}
     missing: list[str] = []
@@ -162,19 +172,21 @@ def _resolve_names(config: ModelConfig, where: Mapping[str, Any]) -> dict[str, t
                 names[hf] = (stored, shape)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DynoError(f"The checkpoint lacks the tensor {missing[0]}{more}.", _AGAIN)
+        raise DynoError(f"The checkpoint lacks the tensor {missing[0]}{more}.", AGAIN)
     return names
 
 
-def _check_header(handle: Any, hf: str, stored: str, shape: tuple[int, ...]) -> None:
-    view = handle.get_slice(stored)
-    found = tuple(view.get_shape())
-    if found != shape:
-        raise DynoError(f"{hf} has the shape {found}; config.json asks for {shape}.",
-                        "config.json and the weights do not belong together. " + _AGAIN)
-    if view.get_dtype() not in ("F32", "F16", "BF16"):
-        raise DynoError(f"{hf} is stored as {view.get_dtype()}; only F32, F16 and BF16 are read.",
+def _check_entry(hf: str, entry: Entry, shape: tuple[int, ...]) -> None:
+    if entry.shape != shape:
+        raise DynoError(f"{hf} has the shape {_short(entry.shape)}; config.json asks for {shape}.",
+                        "config.json and the weights do not belong together. " + AGAIN)
+    if entry.dtype not in ("F32", "F16", "BF16"):
+        raise DynoError(f"{hf} is stored as {entry.dtype[:20]}; only F32, F16 and BF16 are read.",
                         "Use the unquantized checkpoint; GPT Dyno quantizes it for you.")
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, ...)"
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
@@ -184,7 +196,7 @@ def _check_finite(name: str, tensor: Tensor) -> None:
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         what = agreed(bad, "is not a number", "are not numbers")
-        raise DynoError(f"{name} holds {counted(bad, 'value')} that {what} (NaN or infinite).", _AGAIN)
+        raise DynoError(f"{name} holds {counted(bad, 'value')} that {what} (NaN or infinite).", AGAIN)
 
 
 def save_folder(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype,

@@ -89,6 +89,8 @@ class Calibrator:
                 y = block(x, here, None)
                 influence.append(1 - float(F.cosine_similarity(x.double(), y.double(), dim=-1).mean()))
                 x = y
+                for key, _ in block.named_parameters():
+                    self._masters.release(f"blocks.{i}.{key}")
         with torch.inference_mode():
             norm = Norm(c.hidden_size, c.norm_eps, c.layer_norm, c.norm_offset)
             _fill(norm, {n: master(f"norm.{n}") for n, _ in norm.named_parameters()})

@@ -142,13 +142,21 @@ class Draft:
         """The slot's fp32 master weight with pruned rows and columns gone, (rows, columns): read-only."""
         import torch
 
+        stored = self.stored(name)
+        weight = stored.to(torch.float32)
+        if weight is not stored:
+            self.masters.release(self.layers[name].source)
+        return weight
+
+    def stored(self, name: str) -> Tensor:
+        """The same weight in the dtype of the checkpoint: read-only, a view of the file where it can be."""
         layer = self.layers[name]
         weight = self.masters[layer.source]
         if layer.rows is not None:
             weight = weight.index_select(0, layer.rows)
         if layer.columns is not None:
             weight = weight.index_select(1, layer.columns)
-        return weight.to(torch.float32).contiguous()  # GPT-2's matrices are stored transposed
+        return weight.contiguous()  # GPT-2's matrices are stored transposed
 
     def weight(self, name: str) -> Tensor:
         """The slot's fp32 weight after every edit so far, (rows, columns); may be a view of the masters: read-only."""

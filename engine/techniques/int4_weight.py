@@ -18,9 +18,7 @@ from engine.techniques.int8_weight import Int8WeightScheme
 from engine.techniques.quantizing import EXCLUSIVE, embedding_option, quantize
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from engine.kernels.linear import LinearKernel, Weights
+    from engine.kernels.linear import LinearKernel, Rows, Weights
     from engine.techniques.draft import Draft
 
 
@@ -31,23 +29,26 @@ class Int4Scheme(Scheme):
     size: int
     fitted: bool
     name = "int4"
+    any_float = True
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
         return int4_bytes(shape, self.size)
 
-    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Rows]:
         import torch
 
         from engine.kernels.int4_weight import Int4PanelLinear, Int4WeightLinear
+        from engine.kernels.linear import Rows
         from engine.kernels.rounding import fit_groups, round_groups
 
         if self.fitted:
             groups = fit_groups(weights.weight, self.size, torch.bfloat16, weights.importance)
         else:
             groups = round_groups(weights.weight, self.size, torch.bfloat16)
+        used = Rows((groups.codes.shape[0], groups.columns), groups.dense)
         if device.native:
-            return Int4PanelLinear(groups, weights.bias), groups.dense()
-        return Int4WeightLinear(groups, weights.bias, device.torch_name), groups.dense()
+            return Int4PanelLinear(groups, weights.bias), used
+        return Int4WeightLinear(groups, weights.bias, device.torch_name), used
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,7 @@ from engine.techniques.base import Effect, Options, Technique, Verdict
 from engine.techniques.quantizing import EXCLUSIVE, embedding_option, head_option, quantize
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from engine.kernels.linear import LinearKernel, Weights
+    from engine.kernels.linear import LinearKernel, Rows, Weights
     from engine.techniques.draft import Draft
 
 
@@ -29,16 +27,19 @@ class Int8DynamicScheme(Scheme):
     """A byte a weight and a scale a row."""
 
     name = "int8"
+    any_float = True
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
         return int8_bytes(shape)
 
-    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Rows]:
         from engine.kernels.int8_dynamic import Int8DynamicLinear
+        from engine.kernels.linear import Rows
         from engine.kernels.rounding import round_rows
 
         codes, scale = round_rows(weights.weight)
-        return Int8DynamicLinear(codes, scale, weights.bias, device), codes.float().mul_(scale[:, None])
+        used = Rows((codes.shape[0], codes.shape[1]), lambda rows: codes[rows].float().mul_(scale[rows, None]))
+        return Int8DynamicLinear(codes, scale, weights.bias, device), used
 
 
 @dataclass(frozen=True)

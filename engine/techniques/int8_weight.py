@@ -13,9 +13,7 @@ from engine.techniques.base import Effect, Options, Technique, Verdict
 from engine.techniques.quantizing import EXCLUSIVE, embedding_option, head_option, quantize
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from engine.kernels.linear import LinearKernel, Weights
+    from engine.kernels.linear import LinearKernel, Rows, Weights
     from engine.techniques.draft import Draft
 
 
@@ -24,15 +22,17 @@ class Int8WeightScheme(Scheme):
     """One byte a weight and a scale a row."""
 
     name = "int8"
+    any_float = True
 
     def nbytes(self, shape: tuple[int, int], dtype: str, device: DeviceFacts) -> int:
         return int8_weight_bytes(shape, device)
 
-    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Tensor]:
+    def layer(self, weights: Weights, dtype: str, device: DeviceFacts) -> tuple[LinearKernel, Rows]:
         from engine.kernels.int8_weight import Int8WeightLinear
+        from engine.kernels.linear import Rows
 
         made = Int8WeightLinear(weights, device)
-        return made, made.dense()
+        return made, Rows(made.shape, made.dense_rows)
 
 
 @dataclass(frozen=True)
