@@ -49,12 +49,13 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those its index names, else all there are. Raises DynoError."""
+    """The safetensors files of a folder: those its index names, else model.safetensors, else all there are. Raises DynoError."""
     index = folder / _INDEX
     if index.is_file():
         files = [folder / name for name in _named_by(index)]
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        whole = folder / "model.safetensors"  # what a folder without an index means by its weights
+        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     for file in files:
         if not file.is_file():  # a shard that was not fetched, or a link into a download cache that has been emptied
             named = f" named by {index.name}" if index.is_file() else ""
