@@ -2,16 +2,18 @@
 
 import sys
 
+from engine.leaving import leave
+
 
 def main() -> int:
     """Open the window, or run a subcommand; returns the exit status."""
     if len(sys.argv) > 1:
         from engine.cli import run
 
-        return run(sys.argv[1:])
+        return leave(run(sys.argv[1:]))
     from gui.app import run_window
 
-    return run_window()
+    return leave(run_window())
 
 
 if __name__ == "__main__":

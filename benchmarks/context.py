@@ -95,7 +95,7 @@ def _measured(masters: Masters, recipe: str, options: argparse.Namespace) -> dic
     token = torch.tensor([[5]])
     for done in range(options.rounds + 1):
         profile._bandwidth.clear()  # measured anew
-        bandwidths.append(profile.memory_bandwidth("cpu", options.threads))
+        bandwidths.append(profile.memory_bandwidth("cpu"))
         for position in random.sample(POSITIONS, len(POSITIONS)):
             cache.length = position
             started_s = time.perf_counter()

@@ -37,9 +37,9 @@ _MATMUL_NAME = re.compile(r"linear|matmul|gemm|gemv|mkldnn|cutlass|nvjet|splitk|
 _FUSED_NAME = re.compile(r"triton_(poi|per|red|for)|cpp_fused|compiledfxgraph")
 _PYTHON_NAME = re.compile(r"torchdynamo|torch-compiled region|aotdispatcher|pregraph bytecode")
 _TIMED, _PROFILED = 24, 8
+_LIMITED_BY_BYTES = 0.5  # of the bandwidth: products that read more slowly are held up by something else
 _COMPILE_TICK_S = 0.1
 _TEST_BYTES = 256 << 20  # far larger than any cache
-_bandwidth: dict[tuple[str, int], float] = {}
 
 
 def explain(variant: Variant, context: int) -> Generator[BuildStep, None, SpeedReport]:
@@ -54,7 +54,7 @@ def explain(variant: Variant, context: int) -> Generator[BuildStep, None, SpeedR
     check_room(variant, variant.device, context + 1)
     yield "Measuring memory", 0, total
     threads = torch.get_num_threads()
-    bandwidth = memory_bandwidth(variant.device.torch_name, threads)
+    bandwidth = memory_bandwidth(variant.device.torch_name)
     ids = torch.arange(context, device=variant.device.torch_name)[None] % config.vocab_size  # (1, context)
     cache = variant.new_cache(context + 1)
     for start in range(0, context, 128):
@@ -116,23 +116,20 @@ def bytes_read(variant: Variant) -> int:
     return linear + 4 * variant.decoder.config.hidden_size
 
 
-def memory_bandwidth(device: str, threads: int) -> float:
+def memory_bandwidth(device: str) -> float:
     """Bytes/s of reading a tensor too large for any cache with the threads in use: the best of several passes.
 
-    Remembered for the process: memory does not get faster.
+    Measured anew each time: what memory gives depends on what else reads it, and on a shared machine that changes.
     """
-    key = device, threads
-    if key not in _bandwidth:
-        block = torch.ones(_TEST_BYTES // 4, device=device)
-        best = 0.0
-        for _ in range(6):
-            _wait(device)
-            started_s = time.perf_counter()
-            torch.sum(block)
-            _wait(device)
-            best = max(best, _TEST_BYTES / (time.perf_counter() - started_s))
-        _bandwidth[key] = best
-    return _bandwidth[key]
+    block = torch.ones(_TEST_BYTES // 4, device=device)
+    best = 0.0
+    for _ in range(6):
+        _wait(device)
+        started_s = time.perf_counter()
+        torch.sum(block)
+        _wait(device)
+        best = max(best, _TEST_BYTES / (time.perf_counter() - started_s))
+    return best
 
 
 def _token_time(variant: Variant, cache: KVCache, context: int) -> float:
@@ -244,10 +241,8 @@ def _findings(variant: Variant, cache: KVCache, token_s: float, shares: tuple[Ti
     share = 100 * biggest.seconds / token_s if token_s else 0.0
     matmul_s = parts[MATMUL].seconds
     if biggest.part == MATMUL and matmul_s:
-        speed = weights / matmul_s
-        said.append(f"{share:.0f} % of it are matrix products, which read the weights at {speed / 1e9:.1f} GB/s, "
-                    f"{100 * speed / bandwidth:.0f} % of what memory gives. Fewer bytes help: fewer bits, or pruned "
-                    "neurons, heads or layers.")
+        said.append(f"{share:.0f} % of it are matrix products, "
+                    + about_products(weights / matmul_s, bandwidth, weights + cached <= last_level))
     elif biggest.part == ATTENTION:
         said.append(f"{share:.0f} % of it is attention over the cache. A shorter context or fewer key/value heads "
                     "help.")
@@ -261,6 +256,18 @@ def _findings(variant: Variant, cache: KVCache, token_s: float, shares: tuple[Ti
                     "model hides it" + ("." if compiled else ", and Compile avoids some of it."))
     said += _about_recipe(variant, weights, parts, token_s)
     return said
+
+
+def about_products(speed: float, bandwidth: float, in_cache: bool) -> str:
+    """What their reading rate says. speed, bandwidth: bytes/s."""
+    words = f"which read the weights at {speed / 1e9:.1f} GB/s"
+    if in_cache:
+        return (f"{words}, out of the processor's cache. Less work helps: fewer bits, or pruned neurons, heads or "
+                "layers.")
+    words += f", {100 * speed / bandwidth:.0f} % of what memory gives"
+    if speed < _LIMITED_BY_BYTES * bandwidth:
+        return f"{words}: their arithmetic and their calls take the time, not the bytes."
+    return f"{words}. Fewer bytes help: fewer bits, or pruned neurons, heads or layers."
 
 
 def _about_recipe(variant: Variant, weights: int, parts: dict[str, TimeShare], token_s: float) -> list[str]:
@@ -277,6 +284,9 @@ def _about_recipe(variant: Variant, weights: int, parts: dict[str, TimeShare], t
                     "every one of them: unstructured pruning alone makes nothing faster.")
     if variant.context.autocast is not None:
         said.append("Autocast casts every weight again at every token. Precision casts once.")
+    if variant.recipe.get("lookup") is not None:
+        said.append("Prompt lookup is not in this: one token at a time was measured. What it brings depends on the "
+                    "text and stands under each reply.")
     if report.token_step:
         said.append(f"Single tokens: {report.token_step.removesuffix('.')}.")
     small_s = parts[SMALL].seconds + parts[REST].seconds

@@ -139,6 +139,9 @@ def _allowed(name: str) -> str:
         raise DynoError("A preset needs a name.", "Write a few letters.")
     # Its name on the command line counts too, and so do the techniques': there they are what the name would mean.
     shipped = {word.casefold() for preset in load_presets() for word in (preset.title, preset.name)}
+    if any(mark in name for mark in ",:") or name.casefold().endswith(".json"):
+        raise DynoError(f"“{name}” could not be told from a stack, an option or a file on the command line.",
+                        "Choose a name without commas and colons that does not end in .json.")
     if technique(name.casefold()) is not None:
         raise DynoError(f"“{name}” is a technique's name on the command line.", "Choose another name.")
     if name.casefold() in shipped:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from engine.cli.arguments import WrongArgument
+from engine.errors import DynoError
 from engine.paths import user_data
 from engine.recipe import Recipe, load_presets, parse_recipe
 from engine.recipe_files import SavedRecipe, list_recipes
@@ -21,8 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def named_recipe(text: str) -> Recipe:
-    """The recipe of a --recipe argument, among them the user's own presets. Raises DynoError."""
-    return parse_recipe(text, {saved.name: saved.recipe for saved in _saved()[0]})
+    """The recipe of a --recipe argument, among them the user's own presets. Raises WrongArgument."""
+    if not text.strip(", "):  # a script's variable that holds nothing must not measure fp32
+        raise WrongArgument("The recipe is empty.", "Name one, such as fp32; `main.py recipes` lists them all.")
+    try:
+        return parse_recipe(text, {saved.name: saved.recipe for saved in _saved()[0]})
+    except DynoError as error:
+        raise WrongArgument(error.summary, error.hint) from error
 
 
 def run(options: argparse.Namespace) -> int:

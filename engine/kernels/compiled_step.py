@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.token_step import DecoderStep
+from engine.leaving import COMPILING
 from engine.models.cache import KVCache
 from engine.models.gpt import Decoder
 from engine.models.rope import Turn
@@ -79,7 +80,7 @@ class CompiledStep:
         if key in self._ready or key in self._failed or self._compiling is not None:
             return
         self._compiling, self._begun_s = key, time.perf_counter()
-        self._thread = threading.Thread(target=self._compile, args=key, name="compile", daemon=True)
+        self._thread = threading.Thread(target=self._compile, args=key, name=COMPILING, daemon=True)
         self._thread.start()
 
     def runs(self, capacity: int) -> bool:
@@ -126,8 +127,7 @@ class CompiledStep:
                 for at in range(min(3, capacity)):  # the first compiles
                     run(ids, cache, at)
         except Exception as error:
-            self._compiling = None
-            self._fail((capacity, threads), error)
+            self._fail((capacity, threads), error, over=True)
             return
         self.compile_s = self.elapsed_s
         self._ready[capacity, threads] = Replayed(step, positions) if self._captures else run
@@ -147,11 +147,14 @@ class CompiledStep:
 
         return step
 
-    def _fail(self, key: Key, error: Exception) -> None:
+    def _fail(self, key: Key, error: Exception, over: bool = False) -> None:
+        """Remember why. over: the compilation under way is that one, and has ended; only then may another begin."""
         lines = [line.strip() for line in str(error).splitlines()]
         # torch puts "backend='inductor' raised:" before what went wrong.
         first = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
         self._failed[key] = first[:300]
+        if over:
+            self._compiling = None
         self.told()
 
 

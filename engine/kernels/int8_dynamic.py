@@ -25,13 +25,13 @@ class Int8DynamicLinear(LinearKernel):
 
     def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None, device: DeviceFacts) -> None:
         super().__init__(codes, "int8")
-        self.kernel = ("native int8, prompts " if device.native else "") + (
-            "oneDNN int8" if device.int8_kernels else "fp32 arithmetic on int8 codes")
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
         self._integers = device.int8_kernels and codes.shape[1] > 1  # torch takes one column for one row
         self._native = native.int8(codes, scale, bias, codes.shape[1], True) if device.native else None
+        self.kernel = ("native int8, prompts " if self._native is not None else "") + (
+            "oneDNN int8" if device.int8_kernels else "fp32 arithmetic on int8 codes")
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

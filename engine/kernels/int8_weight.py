@@ -33,13 +33,13 @@ class Int8WeightLinear(LinearKernel):
         self._fill = -self.shape[1] % INT8_WEIGHT_COLUMNS if self.on_cpu else 0
         if self._fill:
             codes = F.pad(codes, (0, self._fill))
-        self.kernel = ("native int8, prompts cast to bf16" if facts.native else "aten int8, bf16 activations"
-                       if self.on_cpu else "int8 codes cast at every call")
         self.register_buffer("codes", codes.to(device))
         self.register_buffer("scale", scale.to(device, torch.bfloat16 if self.on_cpu else torch.float32))
         self.register_buffer("bias", weights.bias.to(device) if weights.bias is not None else None)
         self._run = torch.ops.aten._weight_int8pack_mm.default
         self._native = (native.int8(self.codes, self.scale, self.bias, self.shape[1], False) if facts.native else None)
+        self.kernel = ("native int8, prompts cast to bf16" if self._native is not None else
+                       "aten int8, bf16 activations" if self.on_cpu else "int8 codes cast at every call")
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

@@ -22,6 +22,8 @@ from engine.models.devices import DeviceFacts
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
 
+_SAME_SHARE = 0.015
+
 
 def option(default: Any, label: str, help: str, *, unit: str = "", low: float | None = None,
            high: float | None = None, step: float | None = None, choices: tuple[str, ...] = (),
@@ -44,7 +46,7 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, meta = getattr(self, field.name), field.metadata
-            name = f"{self.key}: {meta['label'].lower()}"
+            name = f"{self.key}: {meta['label'].lower()} ({field.name})"
             if meta["choices"]:
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     value = f"{value:g}"  # a choice such as 32 reads as a number on the command line
@@ -146,6 +148,14 @@ class Technique(ABC):
     def apply(self, options: Options, draft: Draft) -> Effect:
         """Record in the draft what this technique does to weights, layers, cache or context."""
         raise NotImplementedError
+
+
+def whole_parts(asked: float, gone: float) -> str:
+    """A sentence where whole parts made the share that went another than the one asked for; empty where they did not.
+    """
+    if abs(asked - gone) < _SAME_SHARE:
+        return ""
+    return f" {100 * asked:.0f} % was asked for; whole ones make it {100 * gone:.0f} %."
 
 
 def case_name(technique: Technique, options: Options) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.errors import DynoError
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
 from engine.techniques.base import Effect, Options, Technique, Verdict, option
@@ -46,16 +45,9 @@ class Compile(Technique):
             return Verdict(False, "torch.compile needs Triton and a C compiler, and one of them was not found.")
         return Verdict(True)
 
-    def conflict(self, options: Options, others: tuple[Technique, ...],
-                 their_options: tuple[Options, ...]) -> DynoError | None:
-        closed = next((t for t in others if t.key == "int8-dynamic"), None)
-        if closed is not None:
-            return DynoError("torch.compile cannot see into the packed weights of int8 dynamic.",
-                             "Use int8 weight-only with it, or switch one of the two off.")
-        return super().conflict(options, others, their_options)
-
     def short(self, options: Options) -> str:
-        return "compiled"
+        assert isinstance(options, CompileOptions)
+        return "compiled" if options.mode == "default" else f"compiled, {options.mode}"
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         assert isinstance(options, CompileOptions)

@@ -63,7 +63,8 @@ class Int8Dynamic(Technique):
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         if device.kind != "cpu":
-            return Verdict(False, "int8 dynamic runs on a CPU only; PyTorch has no such kernel for this device.")
+            return Verdict(False, "int8 dynamic runs on a CPU only so far: a card's product of whole numbers takes no "
+                           "less than 17 rows, so it would help prompts and not single tokens. Use int8 weight-only.")
         if not device.int8_kernels and not device.native:
             return Verdict(False, "This processor has no 8-bit integer products that PyTorch uses, and the native "
                            "token step is missing.")

@@ -51,7 +51,7 @@ class KVCacheType(Technique):
         full = draft.config.context
         words = (f"Keys and values in {options.dtype}: {after:,} bytes per token instead of {before:,} in {old}, "
                  f"{after * full / 1e6:,.1f} MB at the full context of {full:,} tokens.")
-        if options.dtype == "int8":
+        if options.dtype == "int8" and not draft.device.native:
             words += " They are scaled back at every step, which costs time as the context grows."
         return Effect((), words)
 

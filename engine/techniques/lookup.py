@@ -38,7 +38,9 @@ class PromptLookup(Technique):
     options_type = LookupOptions
 
     def short(self, options: Options) -> str:
-        return "lookup"
+        assert isinstance(options, LookupOptions)
+        usual = options == LookupOptions()
+        return "lookup" if usual else f"lookup {options.ngram}/{options.drafts}"
 
     def apply(self, options: Options, draft: Draft) -> Effect:
         from engine.techniques.draft import Lookup
@@ -46,7 +48,9 @@ class PromptLookup(Technique):
         assert isinstance(options, LookupOptions)
         ngram, drafts = options.ngram, options.drafts
         draft.lookup = Lookup(ngram, drafts)
-        ties = "" if draft.dtype == "fp32" and draft.autocast is None else (
+        # The native step rounds a row the same whatever is beside it (docs/design.md).
+        exact = draft.device.native or (draft.dtype == "fp32" and draft.autocast is None)
+        ties = "" if exact else (
             f" In {draft.autocast or draft.dtype} two words that are nearly as likely may fall the other way.")
         where = agreed(ngram, "one", f"{ngram}")
         return Effect((), f"Up to {counted(drafts, 'token')} {agreed(drafts, 'is', 'are')} proposed where the "

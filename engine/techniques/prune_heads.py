@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from engine.models.config import ModelConfig
-from engine.techniques.base import Effect, Options, Steps, Technique, option
+from engine.techniques.base import Effect, Options, Steps, Technique, option, whole_parts
 from engine.words import agreed, counted
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class PruneHeads(Technique):
         draft.reshape(n_heads=len(queries), n_kv_heads=len(keys))
         return Effect(tuple(names), f"{c.n_heads - len(queries)} of {counted(c.n_heads, 'query head')} and "
                       f"{c.n_kv_heads - len(keys)} of {counted(c.n_kv_heads, 'key/value head')} removed in "
-                      f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}.")
+                      f"{agreed(c.n_layers, 'the one layer', f'each of {c.n_layers} layers')}."
+                      + whole_parts(options.amount, 1 - len(queries) / c.n_heads))
 
 
 def plan_heads(c: ModelConfig, amount: float) -> HeadPlan:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from engine.techniques.base import Effect, Options, Steps, Technique, option
+from engine.techniques.base import Effect, Options, Steps, Technique, option, whole_parts
 
 if TYPE_CHECKING:
     from engine.techniques.draft import Draft
@@ -49,7 +49,8 @@ class PruneLayers(Technique):
         draft.drop_blocks(set(gone))
         words = ", ".join(f"{i + 1} ({influence[i]:.3f})" for i in gone)
         return Effect(tuple(layer.name for layer in layers),
-                      f"{count} of {total} layers left out, by block influence: {words}.")
+                      f"{count} of {total} layers left out, by block influence: {words}."
+                      + whole_parts(options.amount, count / total))
 
 
 def layers_gone(total: int, amount: float) -> int:

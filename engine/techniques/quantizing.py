@@ -45,12 +45,9 @@ def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedd
         draft.quantize(key, [head_layer], head)
     if embedding != "keep":
         draft.embedding = embedding
-    codes = sum(layer.numel for layer in touched)
     held = sum(draft.layer_bytes(layer) for layer in touched)
     sentences = [f"{counted(len(layers), 'layer')} {agreed(len(layers), 'holds', 'hold')} {words}"
                  + (f", the head {head.name} codes." if head is not None else ".")]
-    if scheme.name == "int8" and held > 1.1 * codes:
-        sentences.append(f"Packing pads the codes to {held / codes:.1f} times their size.")
     if head is None:
         dense = head_layer.numel * (2 if draft.wants_16_bits else 4)
         share = dense / max(1, held + dense)

@@ -15,7 +15,7 @@ _WORTH_SAYING_S = 0.001
 
 
 def kernels_text(kernels: Sequence[tuple[str, int]]) -> str:
-    """How many layers run which kernel: "12 × FBGEMM int8", a line each."""
+    """How many layers run which kernel: "12 × oneDNN int8", a line each."""
     return "\n".join(f"{count}{NBSP}× {engine_text(kernel)}" for kernel, count in kernels)
 
 

@@ -55,7 +55,8 @@ def waited(session: Session) -> CompiledStep:
 
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses parts of torch that are to go
-@pytest.mark.parametrize("recipe", ["compile", "prune-heads:amount=0.5,int8-weight:head=int8,kv-int8,compile"])
+@pytest.mark.parametrize("recipe", ["compile", "int8-dynamic:head=int8,compile",
+                                    "prune-heads:amount=0.5,int8-weight:head=int8,kv-int8,compile"])
 def test_the_compiled_step_takes_over_says_so_and_leaves_no_trace(tied_llama_folder: Path, recipe: str) -> None:
     compiled = parse_recipe(recipe)
     uncompiled = compiled.without("compile")

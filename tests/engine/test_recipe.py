@@ -164,7 +164,8 @@ def test_a_number_that_cannot_be_is_answered_with_option_value_and_range(value: 
             with pytest.raises(DynoError) as caught:
                 make_options(each.key, {field.name: value})
             shown = f"{value:g}" if type(value) is float else repr(value)
-            assert f"{each.key}: {field.metadata['label'].lower()} is {shown}, " in caught.value.summary
+            label = f"{each.key}: {field.metadata['label'].lower()} ({field.name})"
+            assert f"{label} is {shown}, " in caught.value.summary
             assert f"{low:g} to {high:g}" in str(caught.value)
             refused += 1
     assert refused

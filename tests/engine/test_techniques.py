@@ -217,7 +217,6 @@ def test_of_two_rivals_the_remedy_switches_off_the_one_that_was_there_before(rec
 
 
 @pytest.mark.parametrize(("recipe", "words", "remedy"), [
-    ("compile,int8", ("torch.compile", "int8 dynamic"), "Use int8 weight-only"),
     ("autocast-bf16,bf16", ("Autocast", "bf16"), "Set Precision to fp32"),
     ("autocast:dtype=fp16,fp16", ("Autocast", "fp16"), "switch Autocast off"),
 ])
@@ -240,10 +239,6 @@ def test_a_recipe_holds_one_technique_of_each_exclusive_kind() -> None:
         if first.exclusive and first.exclusive == second.exclusive:
             with pytest.raises(DynoError, match="a recipe holds one"):
                 Recipe(pair)
-        elif {first.key, second.key} == {"compile", "int8-dynamic"}:
-            with pytest.raises(DynoError, match="int8 dynamic") as caught:
-                Recipe(pair)
-            assert "weight-only" in caught.value.hint
         elif {first.key, second.key} != {"autocast", "precision"}:
             assert len(Recipe(pair).options) == 2
 

@@ -127,7 +127,7 @@ def report(recipe: Recipe, **changes: object) -> EngagedReport:
         recipe=recipe,
         techniques=tuple(TechniqueReport(o.key, o.key, True, 20, 10_900_000, 4_200_000, "A plain sentence.")
                          for o in recipe.options),
-        layers=(*(LayerReport(f"blocks.{i}.attn.qkv", (768, 256 + i), "int8", 0.5, 196_608, "FBGEMM int8")
+        layers=(*(LayerReport(f"blocks.{i}.attn.qkv", (768, 256 + i), "int8", 0.5, 196_608, "oneDNN int8")
                   for i in range(12)), LayerReport("head", (5000, 256), "fp32", 0.0, 5_120_000, "F.linear", True)),
         weight_bytes=4_200_000, baseline_bytes=10_900_000, kv_bytes_per_token=2048, cache_dtype="fp32", sparsity=0.5,
         build_s=0.031)

@@ -25,7 +25,7 @@ def test_the_report_gives_sizes_ratio_cache_kernels_and_each_techniques_sentence
     bench.say(loaded(INT8))
     text = bench.panel.report_view.text
     for part in ("10.9 MB → 4.20 MB (0.39×)", "2.05 kB per token, fp32", "50 % of the block weights", "in 31 ms",
-                 "12 × FBGEMM int8", "1 × F.linear", "int8-dynamic: engaged", "Layers touched: 20",
+                 "12 × oneDNN int8", "1 × F.linear", "int8-dynamic: engaged", "Layers touched: 20",
                  "A plain sentence."):
         assert part in text
     assert "mapped" not in text and "full context" not in text
@@ -53,11 +53,11 @@ def test_the_report_says_how_single_tokens_run_where_the_engine_tells(bench: Ben
 
 def test_a_technique_says_its_kernels_and_what_building_it_took(bench: Bench) -> None:
     made = TechniqueReport("int8-dynamic", "int8 dynamic", True, 24, 18_000_000, 4_200_000, "Codes.", 0.042,
-                           (("FBGEMM int8", 20), ("F.linear", 4)))
+                           (("oneDNN int8", 20), ("F.linear", 4)))
     bench.say(loaded(INT8), RecipeApplied(0.0, report(INT8, techniques=(made,))))
     text = bench.panel.report_view.text
     assert "Layers touched: 24\nModel's weights: 18.0 MB → 4.20 MB (0.23×)" in text
-    assert "20 × FBGEMM int8\n4 × F.linear" in text and "Building it took 42 ms" in text
+    assert "20 × oneDNN int8\n4 × F.linear" in text and "Building it took 42 ms" in text
 
 
 def test_the_fingerprint_can_be_selected_and_copied(bench: Bench) -> None:
@@ -97,7 +97,7 @@ def test_the_table_of_layers_sorts_by_number_and_copies_plain_values(bench: Benc
     table.table.selectRow(10)
     bench.qtbot.keyClick(table.table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     assert QGuiApplication.clipboard().text().splitlines()[1:] == [
-        "blocks.10.attn.qkv\t768x266\tint8\t0.5\t0.0\t196608\tFBGEMM int8\tno"]
+        "blocks.10.attn.qkv\t768x266\tint8\t0.5\t0.0\t196608\toneDNN int8\tno"]
     bench.say(RecipeApplied(0.0, report(Recipe(), layers=report(Recipe()).layers[:3])))
     assert table.model.rowCount() == 3
     table.close()

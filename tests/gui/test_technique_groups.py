@@ -118,13 +118,13 @@ def test_an_option_of_what_is_on_replaces_nothing(bench: Bench) -> None:
 
 
 def test_other_conflicts_are_still_explained_and_replace_nothing(bench: Bench) -> None:
-    recipe = Recipe((make_options("compile", {}), *INT4.options))
+    recipe = Recipe((make_options("precision", {"dtype": "bf16"}), *INT4.options))
     bench.say(loaded(recipe))
-    bench.switch("int8-dynamic").click()
-    row = bench.panel.rows["int8-dynamic"]
-    assert "torch.compile cannot see into" in row.refusal and row.note == ""
+    bench.switch("autocast").click()
+    row = bench.panel.rows["autocast"]
+    assert "Autocast works on fp32 weights" in row.refusal and row.note == ""
     assert bench.asked() == [] and bench.panel.recipe == recipe
-    assert bench.switch("int4-weight").isChecked() and not bench.switch("int8-dynamic").isChecked()
+    assert bench.switch("int4-weight").isChecked() and not bench.switch("autocast").isChecked()
 
 
 def test_a_replacement_that_cannot_be_built_says_only_why(bench: Bench) -> None:
