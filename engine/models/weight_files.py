@@ -49,7 +49,10 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those its index names, else model.safetensors, else all there are. Raises DynoError."""
+    """The safetensors files of a folder: those its index names, else model.safetensors, else all there are.
+
+    Raises DynoError.
+    """
     index = folder / _INDEX
     if index.is_file():
         files = [folder / name for name in _named_by(index)]
