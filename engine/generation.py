@@ -90,8 +90,8 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
         count += 1
         last_s = time.perf_counter()
         first_s = first_s or last_s
-        if recipes[-1:] != [session.filled_by.label]:
-            recipes.append(session.filled_by.label)
+        if recipes[-1:] != [session.running]:
+            recipes.append(session.running)
         ended = choice.token_id in session.config.eos_ids
         full = count >= sampling.max_tokens or len(ids) + count >= context
         piece = text.piece(choice.token_id, math.exp(choice.logprob), choice.likeliest, ended, full)
@@ -120,7 +120,7 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
         prompt_tokens=len(ids), cached_tokens=cached, output_tokens=count, ttft_s=max(0.0, first_s - begun_s),
         tpot_s=(last_s - first_s - paused_s) / (count - 1) if count > 1 else 0.0,
         elapsed_s=time.perf_counter() - begun_s, perplexity=math.exp(min(nll_sum / count, 50.0)) if count else 0.0,
-        seed=sampler.seed, finish=finish, recipe=" → ".join(recipes) or session.filled_by.label,
+        seed=sampler.seed, finish=finish, recipe=" → ".join(recipes) or session.running,
         drafted_tokens=ahead.drafted, accepted_tokens=ahead.accepted)
 
 

@@ -205,6 +205,14 @@ class Session:
         """The recipe that filled the cache."""
         return self._filled_by
 
+    @property
+    def running(self) -> str:
+        """The label of that recipe; says so where it asks for a compiled step and none answers at this depth."""
+        label, step = self._filled_by.label, self._owner.compiled if self._owner is not None else None
+        if step is None or self._cache is None or step.runs(self._cache.capacity):
+            return label
+        return f"{label} ({'uncompiled' if step.settled(self._cache.capacity) else 'uncompiled so far'})"
+
     def restart(self) -> list[int]:
         """After a switch: an empty cache of the new variant's format. Returns the tokens that must be read again.
 

@@ -31,6 +31,8 @@ class WindowActions(QObject):
     export = Signal()
     stop = Signal()
     explain = Signal()  # where does a token's time go?
+    recipes = Signal()  # to the box of presets
+    techniques = Signal()  # to the first switch
     closing = Signal()  # after the engine has ended, before the store closes
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
-from PySide6.QtCore import QCoreApplication, QSize, Qt, QTimer
+from PySide6.QtCore import QCoreApplication, QSize, Qt, QTimer, SignalInstance
 from PySide6.QtGui import QAction, QCloseEvent, QDragEnterEvent, QDropEvent, QKeySequence
 from PySide6.QtWidgets import (
     QDockWidget,
@@ -42,6 +42,7 @@ from engine.paths import bundled_model
 from gui.context import AppContext, Dock, find_docks, find_pages
 from gui.shortcuts import ShortcutsDialog
 from gui.techniques.dock import remembered_recipe
+from gui.techniques.running import running_label
 from gui.theme import icon, theme
 from gui.widgets.dock_title import DockTitle
 from gui.widgets.labels import ElidedLabel
@@ -194,6 +195,9 @@ class MainWindow(QMainWindow):
         go.addSeparator()
         self._add(go, self.tr("Search chats"), "Ctrl+K", self._search)
         self._add(go, self.tr("Write a message"), "Ctrl+L", self._compose)
+        for title, keys, wanted in ((self.tr("Choose a recipe"), "Ctrl+R", self._context.actions.recipes),
+                                    (self.tr("Techniques"), "Ctrl+T", self._context.actions.techniques)):
+            self._add(go, title, keys, lambda wanted=wanted: self._to_techniques(wanted))
         self._add(go, self.tr("Stop"), "Esc", self._escape)
         view = self.menuBar().addMenu(self.tr("&View"))
         for _, frame in self._dock_widgets.values():
@@ -264,6 +268,10 @@ class MainWindow(QMainWindow):
         self.show_page(0)
         self._context.actions.compose.emit()
 
+    def _to_techniques(self, wanted: SignalInstance) -> None:
+        self._dock_widgets["techniques"][1].show()
+        wanted.emit()
+
     def _escape(self) -> None:
         if self._jobs:
             self._cancel_job()
@@ -287,11 +295,11 @@ class MainWindow(QMainWindow):
         elif isinstance(event, Progress):
             self._show_progress(event)
         elif isinstance(event, ModelLoaded):
-            self._model, self._recipe = event.model, event.report.recipe.label
+            self._model, self._recipe = event.model, running_label(event.report)
             self._context.settings.set("model", event.model.folder)
             self.notice.clear()
         elif isinstance(event, RecipeApplied):
-            self._recipe = event.report.recipe.label
+            self._recipe = running_label(event.report)
             self._status_job.clear()
         elif isinstance(event, RecipeFailed):
             self._status_job.clear()

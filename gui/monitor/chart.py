@@ -35,6 +35,7 @@ from gui.theme import colours
 
 _HOLDS_S = 20.0
 """How long a value counts as current when nothing newer came: the rarest sampled series come every ten seconds."""
+_AWAITED = "…"
 _LEGEND_SHARE = 0.5
 _FIXED_TOP = {"%": 100.0}
 _IDLE_TOP = {"W": 100.0, "°C": 100.0, "MHz": 1000.0}
@@ -208,7 +209,10 @@ class Chart(QWidget):
         for info in self.shown:
             times_s, values = frame.points.get(info.key, NO_POINTS)
             holds_s = math.inf if is_points(info) else _HOLDS_S
-            texts.append(value_text(info.unit, value_at(times_s, values, at_s, holds_s)))
+            waits = is_points(info) and len(times_s) and any(
+                times_s[times_s <= at_s].max(initial=-math.inf) < m.t_s <= at_s for m in frame.markers if not m.job)
+            # A measurement from before a switch is none of the recipe that is named now.
+            texts.append(_AWAITED if waits else value_text(info.unit, value_at(times_s, values, at_s, holds_s)))
         if self.header.set_values(texts) or not self.accessibleDescription():
             self.setAccessibleDescription(self.values_text(", ", "; "))
 

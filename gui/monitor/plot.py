@@ -62,6 +62,7 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
         self.left, self.bottom = pg.AxisItem("left"), pg.AxisItem("bottom")
         self.right = pg.AxisItem("right") if second_axis else None
         places = [(self.left, 0, 0), (self.bottom, 1, 1)] + ([(self.right, 0, 2)] if self.right is not None else [])
+        self._axes = [axis for axis, _, _ in places]
         self.canvas = Canvas()
         self._grid = QGraphicsGridLayout()
         self._grid.setSpacing(0)
@@ -145,7 +146,7 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
         """Fonts or colours changed."""
         c, font = colours(), small_font(self.font(), 0.82)
         self.setBackground(c.window)
-        for axis in filter(None, (self.left, self.bottom, self.right)):
+        for axis in self._axes:
             axis.setStyle(tickFont=font)
             axis.setPen(c.border)
             axis.setTickPen(c.border)
@@ -164,6 +165,15 @@ class Plot(pg.GraphicsView):  # type: ignore[misc]
             self.set_scale(self._unit, self._scale)
         else:
             self._apply_range()
+        self._forget_pictures()
+
+    def _forget_pictures(self) -> None:
+        """Qt keeps what of a picture an axis of another size still covers, and the labels in it then stand where they
+        stood before."""
+        for axis in self._axes:
+            axis.picture = None
+            axis.setCacheMode(QGraphicsItem.CacheMode.NoCache)  # an update alone does not drop it
+            axis.setCacheMode(QGraphicsItem.CacheMode.DeviceCoordinateCache)
 
     def _parts(self) -> int:
         return _TALL_PARTS if self.view.height() >= _TALL_PX else _LOW_PARTS

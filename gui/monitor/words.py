@@ -60,12 +60,12 @@ _SHORT = {
     "memory_clock": QT_TRANSLATE_NOOP("series", "memory clock"),
     "throttled": QT_TRANSLATE_NOOP("series", "held back"),
     "tokens_per_s": QT_TRANSLATE_NOOP("series", "decode"),
-    "live_perplexity": QT_TRANSLATE_NOOP("series", "how sure, not how good"),
-    "probe_perplexity": QT_TRANSLATE_NOOP("series", "quality probe"),
+    "live_perplexity": QT_TRANSLATE_NOOP("series", "of its own words"),
+    "probe_perplexity": QT_TRANSLATE_NOOP("series", "of a fixed text (probe)"),
 }
 
-_BRIEF = {"live_perplexity": QT_TRANSLATE_NOOP("series", "how sure it is"),
-          "probe_perplexity": QT_TRANSLATE_NOOP("series", "probe")}
+_BRIEF = {"live_perplexity": QT_TRANSLATE_NOOP("series", "own words"),
+          "probe_perplexity": QT_TRANSLATE_NOOP("series", "of the probe")}
 """For legends with even less room, where cutting the label off would cut off what matters."""
 
 

@@ -20,6 +20,8 @@ def make(context: AppContext) -> TechniquePanel:
     """The panel on the app's bridge and settings."""
     panel = TechniquePanel(context.bridge, context.settings)
     context.actions.explain.connect(panel.open_why)
+    context.actions.recipes.connect(panel.focus_recipes)
+    context.actions.techniques.connect(panel.focus_techniques)
     return panel
 
 

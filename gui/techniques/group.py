@@ -10,6 +10,7 @@ from gui.settings import Settings
 from gui.techniques.technique_row import TechniqueRow
 from gui.widgets.fold import FoldButton
 from gui.widgets.labels import engine_text
+from gui.widgets.segments import Segments
 from gui.widgets.words import NBSP
 
 OPEN_AT_FIRST = ("Precision", "Quantization")
@@ -45,6 +46,12 @@ class TechniqueGroup(QWidget):
     def is_open(self) -> bool:
         """Whether its techniques show."""
         return self.heading.isChecked()
+
+    @property
+    def first_control(self) -> QWidget:
+        """What the keyboard begins with."""
+        control = self._rows[0].control
+        return control.segment(control.value) if isinstance(control, Segments) else control
 
     def open(self, opened: bool) -> None:
         """Unfold or fold; remembers nothing."""

@@ -64,7 +64,8 @@ def _columns() -> tuple[_Column, ...]:
                          "weight.")),
         _Column(tr("Bytes"), lambda la: size_text(la.nbytes), lambda la: la.nbytes, number=True),
         _Column(tr("Kernel"), lambda la: engine_text(la.kernel), lambda la: la.kernel),
-        _Column(tr("Shared"), lambda la: tr("with the embedding") if la.shared else "–", lambda la: la.shared),
+        _Column(tr("Shared"), lambda la: tr("with the embedding") if la.shared else "–", lambda la: la.shared,
+                about=tr("A layer that uses the embedding's memory has none of its own: its bytes count once.")),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QEvent, Qt
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QFrame, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.recipe_files import NAME_LENGTH
@@ -17,7 +17,10 @@ Save = Callable[[str, bool], None]
 
 
 class NameForm(QFrame):
-    """Hidden until `ask()`. Enter saves, Esc gives up; a taken name can be replaced by pressing once more."""
+    """Hidden until `ask()`. Enter saves, Esc gives up; a taken name can be replaced by pressing once more. closed: it
+    is about to go, and had the keyboard's focus."""
+
+    closed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -28,7 +31,6 @@ class NameForm(QFrame):
         self._verb = ""
         self._caption = TextLabel(factor=0.94)
         self.field = _Field()
-        self.field.setMaxLength(NAME_LENGTH)
         self.field.setAccessibleName(self.tr("Name of the preset"))
         self.field.setAccessibleDescription(self.tr("Enter saves, Esc gives up."))
         self._caption.setBuddy(self.field)
@@ -48,7 +50,7 @@ class NameForm(QFrame):
         for widget in (self._caption, self.field, self._problem):
             column.addWidget(widget)
         column.addLayout(buttons)
-        self.field.textEdited.connect(lambda _: self._tell(""))
+        self.field.textEdited.connect(lambda text: self._tell(self._too_long(text)))
         self.field.returnPressed.connect(self._accept)
         self.field.gave_up = self._give_up
         self.save_button.clicked.connect(self._accept)
@@ -74,6 +76,9 @@ class NameForm(QFrame):
     def _accept(self) -> None:
         name = " ".join(self.field.text().split())
         replace = name == self._asked_for
+        if self._too_long(name):
+            self._tell(self._too_long(name))
+            return
         if name and not replace and self._taken(name):
             self._tell(self.tr("You have a preset “{name}” already. Replace it?").format(name=name), offered=name)
             return
@@ -93,7 +98,16 @@ class NameForm(QFrame):
         if text:
             announce(self, text)
 
+    def _too_long(self, text: str) -> str:
+        """Said while typing too: a name that is cut off unseen is not the one that was chosen."""
+        count = len(" ".join(text.split()))
+        return self.tr("A name has at most {most} letters; this one has {count}.").format(
+            most=NAME_LENGTH, count=count) if count > NAME_LENGTH else ""
+
     def _give_up(self) -> None:
+        focus: QWidget | None = QApplication.focusWidget()
+        if focus is not None and self.isAncestorOf(focus):
+            self.closed.emit()  # before it goes, or the focus would pass to whatever comes next
         self.hide()
 
 

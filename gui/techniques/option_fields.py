@@ -8,10 +8,10 @@ from typing import Any
 
 from PySide6.QtCore import QObject, QSignalBlocker, Qt, QTimer, Signal
 from PySide6.QtGui import QStandardItemModel
-from PySide6.QtWidgets import QHBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from gui.widgets.controls import ChoiceBox, NumberBox, Slider
-from gui.widgets.labels import engine_text, quiet
+from gui.widgets.labels import TextLabel, announce, engine_text, quiet
 from gui.widgets.switch import Switch
 from gui.widgets.words import NBSP
 
@@ -115,10 +115,15 @@ class NumberField(Field):
         self._slider.setPageStep(max(1, round(2 * step / self._tick)))
         self._slider.setAccessibleName(name)
         self.widget = QWidget()
-        row = QHBoxLayout(self.widget)
-        row.setContentsMargins(0, 0, 0, 0)
+        column, row = QVBoxLayout(self.widget), QHBoxLayout()
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
         row.addWidget(self._slider, 1)
         row.addWidget(self._box)
+        self.correction = TextLabel(factor=0.88)
+        self.correction.hide()
+        column.addLayout(row)
+        column.addWidget(self.correction)
         self.controls = (self._slider, self._box)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
@@ -128,6 +133,8 @@ class NumberField(Field):
         self._slider.sliderReleased.connect(self._settle_now)
         self._box.valueChanged.connect(self._typed)
         self._box.editingFinished.connect(self._settle_now)
+        self._box.corrected.connect(self._tell)
+        self._box.lineEdit().textEdited.connect(lambda _: self._tell(""))
         self._exact: Any = field.default
 
     def value(self) -> Any:
@@ -141,7 +148,15 @@ class NumberField(Field):
             self._box.setValue(value * self._factor)
             self._slider.setValue(round((value * self._factor - self._low) / self._tick))
 
+    def _tell(self, correction: str) -> None:
+        """Say what became of a number that cannot be, until the next one is typed."""
+        self.correction.setText(correction)
+        self.correction.setVisible(bool(correction))
+        if correction:
+            announce(self._box, correction)
+
     def _slid(self, notch: int) -> None:
+        self._tell("")
         shown = self._low + notch * self._tick
         with QSignalBlocker(self._box):
             self._box.setValue(shown)

@@ -12,7 +12,8 @@ from engine.techniques import all_techniques
 from engine.techniques.base import Options
 from gui.bridge import Bridge
 from gui.settings import Settings
-from gui.techniques.choices import grouped, rivals
+from gui.techniques.choices import grouped
+from gui.techniques.conflicts import with_choice
 from gui.techniques.group import TechniqueGroup
 from gui.techniques.head import ModelHead
 from gui.techniques.layer_table import LayerTable
@@ -28,6 +29,8 @@ from gui.widgets.column import Column
 from gui.widgets.labels import Line, TextLabel, engine_text
 from gui.widgets.steady import SteadyScroll
 from gui.widgets.switch import PAD
+
+_PRESET = "techniques/preset"  # the name chosen last: several presets may do the same
 
 
 class TechniquePanel(QScrollArea):
@@ -52,6 +55,8 @@ class TechniquePanel(QScrollArea):
         self._why: WhyDialog | None = None
         self._build()
         self._connect()
+        self.presets.prefer(settings.get(_PRESET, ""))
+        self.presets.named.connect(lambda name: settings.set(_PRESET, name))
         self._show_recipe(self.state.recipe)
         for group in self.groups.values():
             if group.count():
@@ -93,7 +98,7 @@ class TechniquePanel(QScrollArea):
         add(Line(), _heading(self.tr("What engaged")), self.report_view)
         column.addStretch()
         self.setWidget(content)
-        self._steady = SteadyScroll(self, content, slack)
+        self._steady = SteadyScroll(self, content, slack, list(self.rows.values()))
 
     def _connect(self) -> None:
         for key, row in self.rows.items():
@@ -102,6 +107,8 @@ class TechniquePanel(QScrollArea):
         self.presets.problem.connect(lambda error: self.problem.tell(error.summary, error.hint))
         self.report_view.layers_asked.connect(self._open_layers)
         self.report_view.why_asked.connect(self.open_why)
+        for group in self.groups.values():
+            group.heading.clicked.connect(self._settle)
         state = self.state
         state.shown.connect(self._show_recipe)
         state.shown.connect(self.recipe_changed)
@@ -114,23 +121,25 @@ class TechniquePanel(QScrollArea):
         state.compiling.connect(self._compiling)
 
     def _want(self, key: str, options: Options | None) -> None:
-        """A switch or an option changed: ask for the recipe, or show why it cannot be and turn the switch back."""
+        """A switch or an option changed: ask for the recipe. What cannot stand beside the new choice gives way, and
+        that is said, with Undo; a choice that cannot be at all is turned back with the reason."""
         self._clear_problems()
-        replaced = rivals(self.recipe, key) if options is not None else []
+        before = self.recipe
         try:
-            recipe = self.recipe.without(key)
-            for rival in replaced:
-                recipe = recipe.without(rival.key)
-            if options is not None:
-                recipe = recipe.with_options(options)
+            change = with_choice(before, key, options)
         except DynoError as error:
-            self._show_recipe(self.recipe)
+            self._show_recipe(before)
             self.rows[key].refuse(error)
             return
-        self.state.ask(recipe)
-        if replaced:
-            self.rows[key].tell(self.tr("Replaces {techniques}: a recipe holds one {job}.").format(
-                techniques=", ".join(engine_text(t.label) for t in replaced), job=engine_text(replaced[0].exclusive)))
+        self.state.ask(change.recipe)
+        if change.replaced:
+            techniques = ", ".join(engine_text(t.label) for t in change.replaced)
+            words = (self.tr("Switched off {techniques}: {reason}").format(
+                techniques=techniques, reason=engine_text(change.reason)) if change.reason else
+                self.tr("Replaces {techniques}: a recipe holds one {job}.").format(
+                    techniques=techniques, job=engine_text(change.replaced[0].exclusive)))
+            self.rows[key].tell(words, lambda: self.apply_recipe(before))
+            self._settle()
 
     def _show_recipe(self, recipe: Recipe) -> None:
         for key, row in self.rows.items():
@@ -142,25 +151,33 @@ class TechniquePanel(QScrollArea):
             self.status.set_pending(recipe.label)
         if not self.state.has_model:
             self.status.show_chosen(recipe.label)
+        self._settle()
 
     def _compiling(self, elapsed_s: float | None) -> None:
         self.status.set_compiling(elapsed_s)
         self.report_view.set_compiling(elapsed_s is not None)
+        if "compile" in self.rows:
+            self.rows["compile"].show_working("" if elapsed_s is None else self.tr(
+                "Compiling… {seconds} s. Until it is ready replies go on uncompiled.").format(seconds=round(elapsed_s)))
+        self._settle()
 
     def _show_report(self, report: EngagedReport) -> None:
         self.status.show_active(report)
         self.report_view.show_report(report)
         if self._layers is not None:
             self._layers.show_report(report)
+        self._settle()
 
     def _model_loaded(self, event: ModelLoaded) -> None:
         self._clear_problems()
+        self.status.forget()
         self.head.show_model(event.model)
         reasons = dict(event.model.unavailable)
         self.presets.set_reasons(reasons)
         for key, row in self.rows.items():
             mine = {name.partition(":")[2]: why for name, why in reasons.items() if name.partition(":")[0] == key}
             row.set_reasons(mine)
+        self._settle()
 
     def _loading_changed(self, loading: bool) -> None:
         if loading:
@@ -170,6 +187,12 @@ class TechniquePanel(QScrollArea):
 
     def _pending_changed(self, pending: bool) -> None:
         self.status.set_pending(self.recipe.label if pending else "")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Lay out what has just changed before it is painted."""
+        if self.isVisible():
+            self._steady.settle()
 
     def _recipe_failed(self, event: RecipeFailed) -> None:
         self._clear_problems()
@@ -192,6 +215,22 @@ class TechniquePanel(QScrollArea):
         super().leaveEvent(event)
         if QApplication.activePopupWidget() is None:
             self._steady.release()
+
+    def focus_recipes(self) -> None:
+        """Bring the box of presets into view, with the keyboard's focus."""
+        self._focus(self.presets.combo)
+
+    def focus_techniques(self) -> None:
+        """Bring the first technique into view, with the keyboard's focus."""
+        group = next(iter(self.groups.values()))
+        group.open(True)
+        self._focus(group.first_control)
+
+    def _focus(self, control: QWidget) -> None:
+        self._steady.release()
+        self._settle()
+        self.ensureWidgetVisible(control)
+        control.setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def open_why(self) -> None:
         """Open the window that explains the speed, and measure unless it holds figures or waits for them."""

@@ -17,7 +17,6 @@ from engine.recipe_files import (
     delete_recipe,
     find_recipe,
     list_recipes,
-    read_recipe,
     rename_recipe,
     restore_recipe,
     save_recipe,
@@ -25,6 +24,7 @@ from engine.recipe_files import (
 )
 from gui.techniques.name_form import NameForm
 from gui.techniques.preset_box import PresetBox
+from gui.techniques.recipe_import import file_name, keep, read_named
 from gui.theme import theme
 from gui.widgets.labels import quiet, set_icon
 from gui.widgets.notice import Notice
@@ -33,10 +33,12 @@ _UNDO_MS = 60_000
 
 
 class PresetRow(QWidget):
-    """`wanted` gives the recipe the user chose, `problem` a DynoError of a file. folder: the user's presets."""
+    """`wanted` gives the recipe the user chose, `problem` a DynoError of a file, `named` the name of the preset that
+    was chosen, saved or imported. folder: the user's presets."""
 
     wanted = Signal(object)
     problem = Signal(object)
+    named = Signal(str)
 
     def __init__(self, folder: Path, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -55,6 +57,7 @@ class PresetRow(QWidget):
         self._about = quiet()
         self._about.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.form = NameForm()
+        self.form.closed.connect(lambda: self.combo.setFocus(Qt.FocusReason.OtherFocusReason))
         self.notice = Notice()
         row = QHBoxLayout()
         row.setSpacing(4)
@@ -88,6 +91,11 @@ class PresetRow(QWidget):
         own = entry is not None and entry.saved is not None
         self._rename.setEnabled(own)
         self._delete.setEnabled(own)
+
+    def prefer(self, title: str) -> None:
+        """Show this preset where several do the same: the one chosen in the last session."""
+        self.combo.prefer(title)
+        self.show_recipe(self._recipe)
 
     def set_reasons(self, unavailable: Mapping[str, str]) -> None:
         """key or "key:case" -> reason. A preset that cannot run here stays visible but cannot be chosen."""
@@ -134,7 +142,8 @@ class PresetRow(QWidget):
     def export_file(self) -> None:
         """Ask for a file and write the recipe to it."""
         entry = self.combo.entry()
-        name, _ = QFileDialog.getSaveFileName(self, self.tr("Export recipe"), "recipe.json", self._filter())
+        name, _ = QFileDialog.getSaveFileName(self, self.tr("Export recipe"),
+                                              file_name(entry.title if entry is not None else ""), self._filter())
         if not name:
             return
         path = Path(name) if Path(name).suffix else Path(name).with_suffix(".json")
@@ -144,19 +153,31 @@ class PresetRow(QWidget):
             self.problem.emit(error)
 
     def import_file(self) -> None:
-        """Ask for a file and want the recipe in it."""
+        """Ask for a file and want the recipe in it; one that has a name is kept as a preset of that name."""
         name, _ = QFileDialog.getOpenFileName(self, self.tr("Import recipe"), "", self._filter())
         if not name:
             return
         try:
-            self.wanted.emit(read_recipe(Path(name)))
+            title, recipe = read_named(Path(name))
         except DynoError as error:
             self.problem.emit(error)
+            return
+        self.wanted.emit(recipe)
+        if not title:
+            return
+        try:
+            kept = keep(self._folder, title, recipe)
+        except DynoError as error:
+            self.problem.emit(error)
+            return
+        self._refresh(kept)
+        self.notice.show_message(self.tr("Imported as “{name}”.").format(name=kept))
 
     def _activated(self, row: int) -> None:
         entry = self.combo.choose(row)
         if entry is not None:
             self.form.hide()
+            self.named.emit(entry.title)
             self.wanted.emit(entry.recipe)
 
     def _own(self) -> SavedRecipe | None:
@@ -167,6 +188,7 @@ class PresetRow(QWidget):
         """Read the folder again, and show the preset called `prefer` where several do the same."""
         if prefer:
             self.combo.prefer(prefer)
+            self.named.emit(prefer)
         self._fill()
         self.show_recipe(self._recipe)
 

@@ -1,13 +1,15 @@
-"""One line under the presets: what is active and how large, what is being built and how far it is, or how long the
-compiler has been at work."""
+"""Two lines under the presets: what is active and how large, what is being built and how far it is, or how long the
+compiler has been at work; and what the last switch did, as the whole report stands far below."""
 
 from __future__ import annotations
 
 from PySide6.QtCore import QTimer
-from PySide6.QtWidgets import QProgressBar, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QProgressBar, QVBoxLayout, QWidget
 
 from engine.messages import EngagedReport
-from gui.widgets.labels import TextLabel, announce, engine_text
+from gui.techniques.running import running_label, switch_text
+from gui.theme import small_font, theme
+from gui.widgets.labels import ElidedLabel, TextLabel, announce, engine_text
 from gui.widgets.words import NBSP, ratio_text, size_text
 
 QUICK_MS = 150  # a build shorter than this shows no progress: a flash would say less than nothing
@@ -19,6 +21,10 @@ class StatusLine(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._text = TextLabel(factor=0.94)
+        self._switch = ElidedLabel()
+        self._switch.setProperty("muted", True)
+        self._before: EngagedReport | None = None
+        self._now: EngagedReport | None = None
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(4)
@@ -30,11 +36,14 @@ class StatusLine(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addWidget(self._text)
+        column.addWidget(self._switch)
         column.addWidget(self.bar)
         self._quick = QTimer(self)
         self._quick.setSingleShot(True)
         self._quick.setInterval(QUICK_MS)
         self._quick.timeout.connect(self._show_pending)
+        theme().changed.connect(self._restyle)
+        self._restyle()
         self._active, self._asked, self._stage = "", "", ""
         self._building = False
         self._compiling_s: float | None = None
@@ -44,6 +53,11 @@ class StatusLine(QWidget):
     def text(self) -> str:
         """What it says."""
         return self._text.text().replace(NBSP, " ")
+
+    @property
+    def last_switch(self) -> str:
+        """What it says of the last switch."""
+        return self._switch.text().replace(NBSP, " ")
 
     @property
     def is_busy(self) -> bool:
@@ -58,9 +72,17 @@ class StatusLine(QWidget):
     def show_active(self, report: EngagedReport) -> None:
         """This is active now."""
         self._active = self.tr("Active: {recipe} · {size} ({ratio})").format(
-            recipe=report.recipe.label, size=size_text(report.weight_bytes),
+            recipe=running_label(report), size=size_text(report.weight_bytes),
             ratio=ratio_text(report.weight_bytes, report.baseline_bytes))
+        if self._now is not None and report.recipe != self._now.recipe:
+            self._before = self._now
+        self._now = report
+        self._switch.setText(switch_text(self._before, report))
         self._refresh()
+
+    def forget(self) -> None:
+        """Another model: what was before is none of its switches."""
+        self._before = self._now = None
 
     def set_pending(self, label: str) -> None:
         """A recipe is being built; empty: none is."""
@@ -86,6 +108,10 @@ class StatusLine(QWidget):
         self._refresh()
         if before is None and elapsed_s is not None:
             announce(self, self._text.text())
+
+    def _restyle(self) -> None:
+        self._switch.setFont(small_font(QApplication.font(), 0.88))
+        self._switch.setMinimumHeight(self._switch.fontMetrics().height())  # also while it says nothing
 
     def _show_pending(self) -> None:
         self._building = True

@@ -42,7 +42,8 @@ class TechniqueBlock(QWidget):
 
 def _facts(report: TechniqueReport) -> list[str]:
     before, after = report.bytes_before, report.bytes_after
-    lines = [_tr("Layers touched: {count}").format(count=report.layers_touched)] if report.layers_touched else []
+    touched = _tr("Weight matrices touched: {count}").format(count=report.layers_touched)
+    lines = [touched] if report.layers_touched else []
     if before != after:
         lines.append(_tr("Model's weights: {change}").format(change=change_text(before, after)))
     elif lines:

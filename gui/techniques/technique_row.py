@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
-from PySide6.QtCore import QSignalBlocker, Signal
-from PySide6.QtWidgets import QVBoxLayout, QWidget
+from PySide6.QtCore import QSignalBlocker, Qt, Signal
+from PySide6.QtWidgets import QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
 from engine.recipe import make_options
@@ -39,6 +40,9 @@ class TechniqueRow(QWidget):
         self._reason, self._reason_text = marked_line("unavailable", "muted", muted=True)
         self._refusal, self._refusal_text = marked_line("warning", "error", muted=False)
         self._note, self._note_text = marked_line("dash", "muted", muted=True)
+        self._working, self._working_text = marked_line("dash", "muted", muted=True)
+        self._undoing: Callable[[], None] = lambda: None
+        self.undo_button = self._make_undo()
         if is_segmented(technique):
             self._make_segments()
         else:
@@ -91,16 +95,29 @@ class TechniqueRow(QWidget):
         self._refusal.show()
         announce(self, self._refusal_text.text())
 
-    def tell(self, text: str) -> None:
-        """Say quietly what the last wish changed besides."""
+    def tell(self, text: str, undo: Callable[[], None] | None = None) -> None:
+        """Say quietly what the last wish changed besides. undo: takes the wish back."""
         self._note_text.setText(text)
         self._note.show()
+        self._undoing = undo or (lambda: None)
+        self.undo_button.setVisible(undo is not None)
         announce(self, text)
+
+    def show_working(self, text: str) -> None:
+        """Say what is still being made in the background; empty: nothing is."""
+        self._working_text.setText(text)
+        self._working.setVisible(bool(text))
+
+    @property
+    def working(self) -> str:
+        """What is still being made, empty where nothing is."""
+        return self._working_text.text() if not self._working.isHidden() else ""
 
     def clear_words(self) -> None:
         """Forget what was said about the last wish."""
         self._refusal.hide()
         self._note.hide()
+        self.undo_button.hide()
 
     def _make_switch(self) -> None:
         self.control = Switch(self.label, self)
@@ -109,7 +126,7 @@ class TechniqueRow(QWidget):
         body = QVBoxLayout()
         body.setContentsMargins(PAD, 0, PAD, 0)
         body.setSpacing(6)
-        for widget in (self._about, self._reason, self._refusal, self._note):
+        for widget in (self._about, self._working, self._reason, self._refusal, self._note, self.undo_button):
             body.addWidget(widget)
         if dataclasses.fields(self._last):
             self.form = OptionForm(self.label, self._last, self.technique.case_field, self)
@@ -129,8 +146,24 @@ class TechniqueRow(QWidget):
             self._column.addWidget(TextLabel(self.label))
         self._column.addWidget(self.control)
         self._about.setText(engine_text(field.metadata["help"]))
-        for widget in (self._about, self._reason, self._refusal, self._note):
+        for widget in (self._about, self._working, self._reason, self._refusal, self._note, self.undo_button):
             self._column.addWidget(widget)
+
+    def _make_undo(self) -> QPushButton:
+        button = QPushButton(self.tr("Undo"))
+        button.setProperty("link", True)
+        button.setCursor(Qt.CursorShape.PointingHandCursor)
+        button.setAccessibleName(self.tr("Undo: {technique}").format(technique=self.label))
+        button.setAccessibleDescription(self.tr("Go back to the recipe as it was before this choice."))
+        button.setToolTip(button.accessibleDescription())
+        button.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+        button.clicked.connect(self._undo)
+        button.hide()
+        return button
+
+    def _undo(self) -> None:
+        (self.control.segment(self.control.value) if isinstance(self.control, Segments) else self.control).setFocus()
+        self._undoing()
 
     def _case_field(self) -> dataclasses.Field[object]:
         return next(f for f in dataclasses.fields(self._last) if f.name == self.technique.case_field)

@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
     QDialog,
+    QGraphicsOpacityEffect,
     QHBoxLayout,
     QProgressBar,
     QPushButton,
@@ -26,6 +27,7 @@ from gui.widgets.labels import TextLabel, announce, engine_text, marked_line, qu
 
 _DEPTHS = (32, 128, 512, 2048, 8192, 32768)
 _USUAL_DEPTH = 128
+_FADED = 0.4  # figures that are being measured anew
 
 
 class WhyDialog(QDialog):
@@ -52,7 +54,15 @@ class WhyDialog(QDialog):
         self._column = QVBoxLayout(self._content)
         self._column.setContentsMargins(12, 12, 12, 12)
         self._column.setSpacing(10)
-        for widget in (self._intro, self._stale, self._state, self.bar, self.problem):
+        self.stop_button = self._button(self.tr("Stop"), self.tr("Give up this measurement."))
+        self.stop_button.clicked.connect(job.stop)
+        self._progress = QWidget()  # Stop stands here, far from Run: a second click must not begin another
+        progress = QHBoxLayout(self._progress)
+        progress.setContentsMargins(0, 0, 0, 0)
+        progress.addWidget(self.bar, 1)
+        progress.addWidget(self.stop_button)
+        self._before = quiet()
+        for widget in (self._intro, self._stale, self._state, self._progress, self.problem, self._before):
             self._column.addWidget(widget)
         self._column.addStretch(1)
         scroll = QScrollArea()
@@ -104,18 +114,16 @@ class WhyDialog(QDialog):
         caption.setBuddy(self.depth_box)
         self.copy_button = self._button(self.tr("Copy as text"), self.tr("Copy all figures and findings."))
         self.run_button = self._button(self.tr("Run again"), self.tr("Measure the active recipe anew."))
-        self.stop_button = self._button(self.tr("Stop"), self.tr("Give up this measurement."))
         self.close_button = self._button(self.tr("Close"), self.tr("Close this window."))
         self.copy_button.clicked.connect(self.copy)
         self.run_button.clicked.connect(self.run)
-        self.stop_button.clicked.connect(self._job.stop)
         self.close_button.clicked.connect(self.close)
         row = QHBoxLayout()
         row.setContentsMargins(12, 0, 12, 0)
         row.addWidget(caption)
         row.addWidget(self.depth_box)
         row.addStretch(1)
-        for button in (self.copy_button, self.stop_button, self.run_button, self.close_button):
+        for button in (self.copy_button, self.run_button, self.close_button):
             row.addWidget(button)
         return row
 
@@ -138,18 +146,17 @@ class WhyDialog(QDialog):
         text = self._state_text()
         self._state.setText(text)
         self._state.setVisible(bool(text))
-        self.bar.setVisible(job.is_busy)
+        self._progress.setVisible(job.is_busy)
         _, done, total = job.step
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         self._show_figures()
+        self._fade_figures()
         self._show_stale()
         self._intro.setVisible(job.report is None)
         self.copy_button.setEnabled(job.report is not None)
-        self.stop_button.setVisible(job.is_busy)
-        self.run_button.setVisible(not job.is_busy)
         self.run_button.setText(self.tr("Run again") if job.stage else self.tr("Run"))
-        self.run_button.setEnabled(job.has_model)
+        self.run_button.setEnabled(job.has_model and not job.is_busy)
         if text and text != self._said:
             announce(self, text)
         self._said = text
@@ -196,6 +203,21 @@ class WhyDialog(QDialog):
         if self.figures is not None:
             self._column.insertWidget(self._column.count() - 1, self.figures)
             announce(self, why_words.headline(self._job.report) if self._job.report is not None else "")
+
+    def _fade_figures(self) -> None:
+        """While others are measured, those from before must not be taken for them."""
+        report, figures = self._job.report, self.figures
+        old = self._job.is_busy and report is not None
+        self._before.setVisible(old)
+        if report is None or figures is None:
+            return
+        self._before.setText(self.tr("Below: what was measured before, of {recipe}.").format(recipe=report.recipe))
+        if old and figures.graphicsEffect() is None:
+            faded = QGraphicsOpacityEffect(figures)
+            faded.setOpacity(_FADED)
+            figures.setGraphicsEffect(faded)
+        elif not old and figures.graphicsEffect() is not None:
+            figures.setGraphicsEffect(None)  # type: ignore[arg-type]
 
     def _show_depths(self, context: int) -> None:
         depths = [n for n in _DEPTHS if n < context] or [_USUAL_DEPTH]

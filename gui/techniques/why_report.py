@@ -45,6 +45,9 @@ class WhyReport(QWidget):
         column.addWidget(TextLabel(self.tr("Operators that take most, per token"), heading=True, factor=0.94))
         self.table = _OperatorTable(report)
         column.addWidget(self.table)
+        note = why_words.operator_note(report)
+        if note:
+            column.addWidget(quiet(note))
         column.addWidget(TextLabel(self.tr("What the figures rest on"), heading=True, factor=0.94))
         column.addLayout(_facts(report, model))
 
@@ -63,8 +66,9 @@ def _shares(report: SpeedReport) -> QGridLayout:
         grid.addWidget(caption, row, 0, middle)
         grid.addWidget(_Bar(begin, length, row, report.floor_s / report.token_s if report.token_s else 0.0), row, 1)
         grid.addWidget(figures, row, 2, middle)
-    if report.floor_s > 0:
-        grid.addWidget(quiet(why_words.floor_mark()), len(report.shares), 1)
+    mark = why_words.floor_mark(report)
+    if mark:
+        grid.addWidget(quiet(mark), len(report.shares), 1)
     return grid
 
 

@@ -41,9 +41,9 @@ def share_lines(report: SpeedReport) -> list[tuple[str, float, float, str]]:
     return lines
 
 
-def floor_mark() -> str:
-    """What the line across the bars is."""
-    return _tr("The dashed line is the floor.")
+def floor_mark(report: SpeedReport) -> str:
+    """What the line across the bars is; empty where there is none, as the floor lies beyond them."""
+    return _tr("The dashed line is the floor.") if 0 < report.floor_s <= report.token_s else ""
 
 
 def facts(report: SpeedReport, model: str) -> list[tuple[str, str]]:
@@ -56,10 +56,20 @@ def facts(report: SpeedReport, model: str) -> list[tuple[str, str]]:
 
 
 def operator_rows(report: SpeedReport) -> list[tuple[str, str, str, str]]:
-    """(operator, time, share, calls) of those that took most, each per token."""
-    total_s = report.token_s or 1.0
+    """(operator, time, share, calls) of those that took most, each per token. A profiled token takes longer than a
+    timed one: where the operators alone exceed that, their shares are those of the profiled time."""
+    total_s = max(report.token_s, _profiled_s(report)) or 1.0
     return [(name, precise_text(seconds), percent_text(seconds / total_s), f"{calls:,}")
             for name, seconds, calls in report.operators]
+
+
+def operator_note(report: SpeedReport) -> str:
+    """Why the operators' times do not fit into the token's, empty where they do."""
+    profiled_s = _profiled_s(report)
+    if profiled_s <= report.token_s:
+        return ""
+    return _tr("Profiling makes a token slower: {time} for these operators. The shares are those of that time.").format(
+        time=precise_text(profiled_s))
 
 
 def operator_titles() -> tuple[str, str, str, str]:
@@ -74,7 +84,13 @@ def as_text(report: SpeedReport, model: str) -> str:
     lines += ["", *(f"- {engine_text(finding)}" for finding in report.findings), ""]
     lines += [f"{name}: {value}" for name, value in facts(report, model)]
     lines += ["", "\t".join(operator_titles()), *("\t".join(row) for row in operator_rows(report))]
+    note = operator_note(report)
+    lines += [note] if note else []
     return "\n".join(lines).replace(NBSP, " ") + "\n"
+
+
+def _profiled_s(report: SpeedReport) -> float:
+    return sum(seconds for _, seconds, _ in report.operators)
 
 
 def _kept(text: str) -> str:

@@ -3,8 +3,10 @@ down the panel."""
 
 from __future__ import annotations
 
+import math
+
 from PySide6.QtCore import QLocale, QSize, Qt, Signal
-from PySide6.QtGui import QKeyEvent, QWheelEvent
+from PySide6.QtGui import QKeyEvent, QValidator, QWheelEvent
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QSlider
 
 from gui.theme import colours, theme
@@ -40,10 +42,12 @@ class Slider(QSlider):
 
 
 class NumberBox(QDoubleSpinBox):
-    """A number without needless zeros or arrows: slider, arrow keys and typing are enough. touched: a key is about
-    to do what it does."""
+    """A number without needless zeros or arrows: slider, arrow keys and typing are enough. Anything can be typed; what
+    is no number within the limits is put right when the user is done. touched: a key is about to do what it does.
+    corrected: what was put right, in words."""
 
     touched = Signal()
+    corrected = Signal(str)
 
     def __init__(self, decimals: int, suffix: str) -> None:
         super().__init__()
@@ -66,6 +70,37 @@ class NumberBox(QDoubleSpinBox):
         """50, not 50.0."""
         text = f"{value:.{self.decimals()}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
+
+    def validate(self, text: str, position: int) -> tuple[QValidator.State, str, int]:
+        """Every key is taken: Qt would swallow a digit that leads out of the limits, and 200 would become 20."""
+        number = self._number(text)
+        good = number is not None and self.minimum() <= number <= self.maximum()
+        return (QValidator.State.Acceptable if good else QValidator.State.Intermediate), text, position
+
+    def valueFromText(self, text: str) -> float:
+        """The number in a text, the value so far where there is none."""
+        number = self._number(text)
+        return self.value() if number is None else number
+
+    def fixup(self, text: str) -> str:
+        """The nearest limit for a number beyond it, the value so far for what is no number; says which."""
+        number, typed = self._number(text), text.removesuffix(self.suffix()).strip()
+        kept = self.value() if number is None else min(max(number, self.minimum()), self.maximum())
+        shown = self.textFromValue(kept) + self.suffix()
+        low, high = (self.textFromValue(limit) + self.suffix() for limit in (self.minimum(), self.maximum()))
+        if number is None:
+            words = self.tr("“{typed}” is not a number: {kept} stays.")
+        else:
+            words = self.tr("{typed} is outside {low} to {high}: the nearest is {kept}.")
+        self.corrected.emit(words.format(typed=typed, low=low, high=high, kept=shown))
+        return shown
+
+    def _number(self, text: str) -> float | None:
+        try:
+            number = float(text.removesuffix(self.suffix()).strip())
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
 
     def sizeHint(self) -> QSize:
         """Room for the widest number."""

@@ -3,23 +3,30 @@ come and go above and below, and the pointer should still stand on the same cont
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPoint
-from PySide6.QtWidgets import QAbstractButton, QScrollArea, QSlider, QWidget
+from collections.abc import Sequence
+
+from PySide6.QtCore import QEvent, QObject, QPoint
+from PySide6.QtWidgets import QAbstractButton, QApplication, QScrollArea, QSlider, QWidget
 from shiboken6 import isValid
 
 from gui.widgets.column import Column
 from gui.widgets.controls import ChoiceBox, NumberBox
 
 
-class SteadyScroll:
+class SteadyScroll(QObject):
     """Moves the scroll bar against the layout. Where there is nothing left to scroll it keeps the room that has become
-    free, until the user scrolls or `release()`. Knows the controls that are in the content when it is made.
+    free, until the user scrolls, the pointer leaves the zone of what was pressed, or `release()`. Knows the controls
+    that are in the content when it is made.
 
     slack: an empty widget in the content, below what comes and goes and above the controls: it takes that room.
+    zones: the parts of the content that belong together: from a switch to its options nothing moves.
     """
 
-    def __init__(self, area: QScrollArea, content: Column, slack: QWidget) -> None:
+    def __init__(self, area: QScrollArea, content: Column, slack: QWidget, zones: Sequence[QWidget] = ()) -> None:
+        super().__init__(area)
         self._area, self._content, self._slack = area, content, slack
+        for zone in zones:
+            zone.installEventFilter(self)
         self._bar = area.verticalScrollBar()
         self._held: list[tuple[QWidget, int]] = []
         self._moving = False
@@ -40,6 +47,20 @@ class SteadyScroll:
         self._held = []
         self._slack.setFixedHeight(0)
         self._content.setMinimumHeight(0)
+
+    def settle(self) -> None:
+        """Lay everything out now. Left to Qt, a form that has just unfolded can be painted once as low as it was."""
+        if self._held:
+            self._settle()
+        elif not self._moving:
+            self._lay_out()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """The pointer has left what was pressed: the room that was kept for it is a hole now."""
+        if event.type() == QEvent.Type.Leave and any(widget is watched for widget, _ in self._held) \
+                and QApplication.activePopupWidget() is None:
+            self.release()
+        return super().eventFilter(watched, event)
 
     def _hold(self, control: QWidget) -> None:
         """Remember where a control stands, and all it stands in, should it go away."""
@@ -81,7 +102,17 @@ class SteadyScroll:
     def _lay_out(self) -> None:
         """Now, not when the event loop comes to it: the scroll area would give its content the same height."""
         layout, width = self._content.layout(), self._content.width()
-        layout.activate()
+        _activate(self._content)
         height = max(self._area.viewport().height(), layout.totalHeightForWidth(width), self._content.minimumHeight())
         self._content.resize(width, height)
+        _activate(self._content)
+
+
+def _activate(widget: QWidget) -> None:
+    """The layouts within first: until then the ones around them go by heights from before."""
+    for child in widget.children():
+        if isinstance(child, QWidget) and not child.isHidden():
+            _activate(child)
+    layout = widget.layout()
+    if layout is not None:
         layout.activate()

@@ -129,6 +129,28 @@ def test_a_compiler_that_fails_leaves_the_reply_running_and_the_report_says_why(
     assert waited(session).state == "failed", "it is not tried again at every token"
 
 
+def test_a_reply_says_what_of_it_did_not_come_from_compiled_code(llama_folder: Path, broken_compiler: None,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = open_session(llama_folder, COMPILE)
+    waited(failed)
+    assert reply(failed, IDS, SHORT)[1].recipe == "compiled (uncompiled)"
+    may_end = threading.Event()
+
+    def late(function: ShortOf, **options: object) -> ShortOf:
+        assert may_end.wait(60)
+        return function
+
+    monkeypatch.setattr(torch, "compile", late)
+    session = open_session(llama_folder, COMPILE)
+    try:
+        assert reply(session, IDS, SHORT)[1].recipe == "compiled (uncompiled so far)"
+    finally:
+        may_end.set()
+    assert waited(session).state == "ready"
+    assert reply(session, IDS, SHORT)[1].recipe == "compiled"
+    assert reply(session, IDS, SHORT, switches={5: Recipe()})[1].recipe == "compiled → fp32"
+
+
 def test_compiled_code_that_fails_while_it_runs_gives_way_to_the_plain_decoder(llama_folder: Path,
                                                                               fake_compiler: None) -> None:
     text = reply(open_session(llama_folder), IDS, SHORT)[0]

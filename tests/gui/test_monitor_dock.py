@@ -15,7 +15,7 @@ import pytest
 from PySide6.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from PySide6.QtGui import QContextMenuEvent, QFontMetrics, QGuiApplication, QWheelEvent
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox
+from PySide6.QtWidgets import QApplication, QFileDialog, QGraphicsItem, QMainWindow, QMessageBox
 
 from engine.monitor import Monitor, SeriesInfo
 from engine.monitor.source import Sink, Tick
@@ -240,7 +240,26 @@ def test_probe_points_are_symbols_and_live_perplexity_is_a_line(bench: Bench) ->
     drawing = bench.chart("perplexity").plot.canvas.drawing
     assert [number for number, _ in drawing.lines] == [0]
     assert [number for number, _, _ in drawing.points] == [1]
-    assert bench.values("perplexity") == {"how sure, not how good": "5.00", "quality probe, right axis": "14.2"}
+    assert bench.values("perplexity") == {"of its own words": "5.00",
+                                           "of a fixed text (probe), right axis": "14.2"}
+
+
+def test_a_switch_makes_the_probe_before_it_old_until_the_next_one(bench: Bench) -> None:
+    bench.tick(2, tokens=10)
+    bench.monitor.record("probe_perplexity", bench.now_s, 94.0)
+    bench.tick(2)
+    bench.monitor.mark("reply", job=True)
+    bench.tick(2)
+    label = "of a fixed text (probe), right axis"
+    assert bench.values("perplexity")[label] == "94.0", "a reply changes no recipe"
+    bench.monitor.mark("int8")
+    bench.tick(1)
+    assert bench.values("perplexity")[label] == "…"
+    bench.monitor.record("probe_perplexity", bench.now_s, 96.5)
+    bench.tick(1)
+    assert bench.values("perplexity")[label] == "96.5"
+    bench.panel._walk_cursor(bench.chart("perplexity"), -5)  # two and a half seconds back
+    assert bench.values("perplexity")[label] == "94.0"
 
 
 def test_the_probe_has_an_axis_of_its_own_marked_with_its_symbol(bench: Bench) -> None:
@@ -623,3 +642,20 @@ def test_numbers_have_units_and_no_scientific_notation() -> None:
     assert [axis_text("tok/s", v) for v in (0.5, 1000.0)] == ["0.5", "1,000"]
     assert [ago_text(s) for s in (0.0, -60.0, -150.0, -1800.0)] == [
         "now", "−60\u00a0s", "−2:30\u00a0min", "−30\u00a0min"]
+
+
+def test_labels_stay_on_their_lines_when_the_window_is_resized(bench: Bench) -> None:
+    bench.tick(8, tokens=20)
+    bench.monitor.record("probe_perplexity", bench.now_s, 94.0)
+    bench.show()
+    for width, height in ((1100, 300), (700, 240), (700, 330), (1100, 250), (690, 236)):
+        bench.window.resize(width, height)
+        bench.tick()
+        QApplication.processEvents()
+        for chart in bench.panel.grid.shown:
+            seen = chart.plot.grab().toImage()
+            for axis in filter(None, (chart.plot.left, chart.plot.bottom, chart.plot.right)):
+                axis.picture = None
+                axis.setCacheMode(QGraphicsItem.CacheMode.NoCache)
+                axis.setCacheMode(QGraphicsItem.CacheMode.DeviceCoordinateCache)
+            assert chart.plot.grab().toImage() == seen, f"{chart.spec.key} at {width} x {height} drawn anew"

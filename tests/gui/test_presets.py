@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QFileDialog, QPushButton
+from PySide6.QtWidgets import QApplication, QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
 from engine.errors import DynoError
+from engine.messages import RecipeApplied
 from engine.recipe import Recipe, load_presets, make_options
-from engine.recipe_files import list_recipes, save_recipe
+from engine.recipe_files import list_recipes, save_recipe, write_recipe
 from gui.techniques.presets import PresetRow
-from tests.gui.technique_bench import BF16, INT8, L1, Bench, loaded
+from tests.gui.technique_bench import BF16, INT8, L1, Bench, loaded, report
 
 STACK = L1.with_options(INT8.options[0])
 
@@ -87,6 +88,108 @@ def test_a_recipe_is_exported_and_imported_again(bench: Bench, tmp_path: Path,
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
     bench.panel.presets.import_file()
     assert bench.panel.recipe == L1
+
+
+def importing(bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+    bench.panel.presets.import_file()
+
+
+def test_an_import_keeps_its_name_and_none_is_taken_twice(bench: Bench, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.say(loaded())
+    presets, folder, path = bench.panel.presets, tmp_path / "recipes", tmp_path / "a file.json"
+    write_recipe(path, STACK, "From a friend")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "From a friend" and bench.panel.recipe == STACK
+    assert presets.notice.text() == "Imported as “From a friend”."
+    importing(bench, path, monkeypatch)
+    assert [s.name for s in list_recipes(folder)[0]] == ["From a friend"], "the same one is not kept twice"
+    write_recipe(path, L1, "From a friend")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "From a friend 2" and bench.panel.recipe == L1
+    write_recipe(path, STACK, "bf16")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "bf16 2", "one that ships with the app keeps its name"
+    write_recipe(path, L1.with_options(BF16.options[0]), "L1, bf16: mine.json")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "L1 bf16 mine"
+    write_recipe(path, BF16, "bf16")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "bf16"
+    write_recipe(path, INT8, "int8-dynamic")
+    importing(bench, path, monkeypatch)
+    assert presets.combo.currentText() == "int8-dynamic (import)", "a technique's name is none for a preset"
+
+
+def test_export_offers_the_name_in_the_box(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[str] = []
+
+    def ask(_parent: object, _title: str, name: str, _filter: str) -> tuple[str, str]:
+        offered.append(name)
+        return "", ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", ask)
+    bench.say(loaded(STACK))
+    bench.panel.presets.export_file()
+    save_as(bench.panel.presets, "Mine 1/2")
+    bench.panel.presets.export_file()
+    assert offered == ["recipe.json", "Mine 1-2.json"]
+
+
+@pytest.mark.parametrize(("techniques", "words"), [
+    ('"int4-weight": {}, "int8-dynamic": {}', ["int4 weight-only", "int8 dynamic", "Take one of them out of the file"]),
+    ('"int9": {}', ["int9"]), ('"precision": {"dtype": "fp64"}', ["fp64"])])
+def test_what_is_wrong_with_a_file_names_it_and_speaks_of_no_switch(
+        bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, techniques: str, words: list[str]) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(f'{{"techniques": {{{techniques}}}}}', encoding="utf-8")
+    importing(bench, path, monkeypatch)
+    text = bench.panel.problem.text
+    assert text.startswith("odd.json cannot be imported. ") and all(word in text for word in words), text
+    assert "witch" not in text and bench.panel.recipe == Recipe()
+
+
+def test_the_chosen_one_of_two_equal_presets_is_shown_after_a_restart(
+        bench: Bench, qtbot: QtBot, tmp_path: Path) -> None:
+    bench.say(loaded())
+    presets = bench.panel.presets
+    save_recipe(tmp_path / "recipes", "A", INT8)
+    save_recipe(tmp_path / "recipes", "B", INT8)
+    presets._refresh()
+    for name in ("B", "A", "int8 dynamic", "B"):
+        choose(presets, name)
+        bench.say(RecipeApplied(0.0, report(INT8)))
+        again = Bench(qtbot, tmp_path)
+        assert again.panel.presets.combo.currentText() == name
+        again.panel.close()
+
+
+def test_a_name_that_is_too_long_is_said_and_not_cut(bench: Bench, tmp_path: Path) -> None:
+    bench.say(loaded(STACK))
+    presets = bench.panel.presets
+    presets.save()
+    bench.qtbot.keyClicks(presets.form.field, "x" * 51)
+    assert presets.form.field.text() == "x" * 51
+    assert presets.form.problem == "A name has at most 50 letters; this one has 51."
+    bench.qtbot.keyClick(presets.form.field, Qt.Key.Key_Return)
+    assert presets.form.isVisible() and list_recipes(tmp_path / "recipes")[0] == ()
+    bench.qtbot.keyClick(presets.form.field, Qt.Key.Key_Backspace)
+    assert presets.form.problem == ""
+    bench.qtbot.keyClick(presets.form.field, Qt.Key.Key_Return)
+    assert presets.combo.currentText() == "x" * 50
+
+
+def test_the_focus_goes_back_to_the_box_when_the_name_is_given(bench: Bench) -> None:
+    bench.say(loaded(STACK))
+    presets = bench.panel.presets
+    bench.panel.activateWindow()
+    for key in (Qt.Key.Key_Return, Qt.Key.Key_Escape):
+        presets.save()
+        presets.form.field.setText("Mine")
+        bench.until(lambda: presets.form.field.hasFocus())
+        bench.qtbot.keyClick(presets.form.field, key)
+        assert presets.form.isHidden() and QApplication.focusWidget() is presets.combo
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"techniques": {"prune-l1": {"amount": 7}}}',

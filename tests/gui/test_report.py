@@ -25,7 +25,7 @@ def test_the_report_gives_sizes_ratio_cache_kernels_and_each_techniques_sentence
     bench.say(loaded(INT8))
     text = bench.panel.report_view.text
     for part in ("10.9 MB → 4.20 MB (0.39×)", "2.05 kB per token, fp32", "50 % of the block weights", "in 31 ms",
-                 "12 × oneDNN int8", "1 × F.linear", "int8-dynamic: engaged", "Layers touched: 20",
+                 "12 × oneDNN int8", "1 × F.linear", "int8-dynamic: engaged", "Weight matrices touched: 20",
                  "A plain sentence."):
         assert part in text
     assert "mapped" not in text and "full context" not in text
@@ -56,7 +56,7 @@ def test_a_technique_says_its_kernels_and_what_building_it_took(bench: Bench) ->
                            (("oneDNN int8", 20), ("F.linear", 4)))
     bench.say(loaded(INT8), RecipeApplied(0.0, report(INT8, techniques=(made,))))
     text = bench.panel.report_view.text
-    assert "Layers touched: 24\nModel's weights: 18.0 MB → 4.20 MB (0.23×)" in text
+    assert "Weight matrices touched: 24\nModel's weights: 18.0 MB → 4.20 MB (0.23×)" in text
     assert "20 × oneDNN int8\n4 × F.linear" in text and "Building it took 42 ms" in text
 
 
@@ -130,20 +130,38 @@ def test_numbers_keep_their_units_and_never_turn_scientific() -> None:
         "0 ms", "0.04 µs", "12.4 µs", "0.27 ms", "11.5 ms", "99.9 ms", "104 ms", "1.24 s", "100 s"]
 
 
+def test_what_the_last_switch_did_stands_near_the_top_on_one_line(bench: Bench) -> None:
+    status = bench.panel.status
+    height = status.sizeHint().height()
+    bench.say(loaded())
+    assert status.last_switch == "Kernel: oneDNN int8"
+    bench.say(RecipeApplied(0.0, report(INT8, weight_bytes=2_100_000)))
+    assert status.last_switch == "Last switch: 4.20 MB → 2.10 MB · oneDNN int8"
+    bench.say(RecipeApplied(0.0, report(INT8, weight_bytes=2_100_000)))
+    assert status.last_switch.startswith("Last switch: 4.20 MB → "), "news of the same recipe are no switch"
+    bench.say(RecipeApplied(0.0, report(Recipe(), weight_bytes=2_100_000)))
+    assert status.last_switch == "Last switch: 2.10 MB, as before · oneDNN int8"
+    assert status.sizeHint().height() == height, "nothing below it moves"
+    bench.say(loaded(job_id=2))
+    assert status.last_switch == "Kernel: oneDNN int8", "another model"
+
+
 # -------------------------------------------------------------------------------------------------------- compiling
 
 
 def test_the_compilers_work_is_counted_until_the_report_has_the_news(bench: Bench) -> None:
     bench.say(loaded(), compile_report(False, "The token step is compiled in the background."))
     status = bench.panel.status
-    assert "Active: compiled" in status.text and not status.is_busy
+    assert "Active: compiled (uncompiled so far)" in status.text and not status.is_busy
     bench.say(Compiling(0.0, 0.2))
     assert status.is_busy and status.bar.maximum() == 0, "a bar without an end"
     bench.say(Compiling(0.0, 12.3))
     assert status.text == "Compiling… 12 s (chatting goes on uncompiled)"
     assert "Compile (torch.compile): in the making" in bench.panel.report_view.text
+    row = bench.panel.rows["compile"]
+    assert row.working == "Compiling… 12 s. Until it is ready replies go on uncompiled.", "said at the switch too"
     bench.say(compile_report(True, "The token step was compiled in 12.9 s.", 12.9))
-    assert not status.is_busy and "Active: compiled" in status.text
+    assert not status.is_busy and "Active: compiled ·" in status.text and row.working == ""
     text = bench.panel.report_view.text
     assert "Compile (torch.compile): engaged" in text and "Building it took 12.9 s" in text
 

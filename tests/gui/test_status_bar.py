@@ -6,12 +6,17 @@ import time
 
 import pytest
 from PySide6.QtCore import QPoint
-from PySide6.QtWidgets import QApplication
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QApplication, QLabel
 
-from engine.messages import JobStarted, Progress
+from engine.messages import JobStarted, Progress, RecipeApplied, TechniqueReport
+from engine.recipe import Recipe, make_options
 from gui.app import Application
+from gui.shortcuts import ShortcutsDialog
+from gui.techniques.panel import TechniquePanel
 from gui.theme import theme
 from tests.gui.conftest import until
+from tests.gui.technique_bench import report
 
 
 def test_the_button_keeps_its_place_while_numbers_change_and_jobs_run(
@@ -41,6 +46,38 @@ def test_the_button_keeps_its_place_while_numbers_change_and_jobs_run(
         look()
     assert not was_visible and window._stop.isVisible() and window._status_bar.isVisible()
     assert len(places) == 1 and len(texts) > 3
+
+
+def test_keys_lead_to_the_recipe_and_to_the_techniques_and_are_listed(application: Application,
+                                                                      qapp: QApplication) -> None:
+    window = application.window
+    until(qapp, lambda: window._model is not None, "the model")
+    panel, frame = window._dock_widgets["techniques"][1].widget(), window._dock_widgets["techniques"][1]
+    assert isinstance(panel, TechniquePanel)
+    for keys, wanted in (("Ctrl+R", lambda: panel.presets.combo),
+                         ("Ctrl+T", lambda: next(iter(panel.groups.values())).first_control)):
+        frame.hide()
+        action = next(a for a in window.findChildren(QAction) if a.shortcut().toString() == keys)
+        action.trigger()
+        assert frame.isVisible()
+        until(qapp, lambda wanted=wanted: panel.window().focusWidget() is wanted(), keys)
+    dialog = ShortcutsDialog(window)
+    listed = {label.text() for label in dialog.findChildren(QLabel)}
+    assert {"Ctrl+R", "Choose a recipe", "Ctrl+T", "Techniques"} <= listed
+    dialog.deleteLater()
+
+
+def test_a_recipe_that_still_compiles_is_not_called_compiled(application: Application, qapp: QApplication) -> None:
+    window, recipe = application.window, Recipe((make_options("compile", {}),))
+    until(qapp, lambda: window._model is not None, "the model")
+
+    def news(engaged: bool) -> str:
+        made = TechniqueReport("compile", "Compile", engaged, 0, 0, 0, "")
+        window._on_event(RecipeApplied(0.0, report(recipe, techniques=(made,))))
+        return window._status_model.text()
+
+    assert news(False).endswith("compiled (uncompiled so far)")
+    assert news(True).endswith("compiled")
 
 
 def test_the_monitors_controls_stand_in_its_title_bar_and_it_grows_with_the_font(application: Application,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from PySide6.QtCore import QEvent, QPoint, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 
@@ -61,6 +61,21 @@ def test_a_switch_at_the_top_stays_when_a_message_above_it_goes(bench: Bench) ->
     assert top(bench, segment) < before, "the room is given back when the mouse has gone"
 
 
+def test_the_room_kept_for_a_switch_is_given_back_when_the_pointer_leaves_it(bench: Bench) -> None:
+    bench.say(loaded(INT8))
+    bench.panel.resize(320, 900)
+    bench.panel.verticalScrollBar().setValue(0)
+    switch, row = bench.switch("int4-weight"), bench.panel.rows["int4-weight"]
+    before = top(bench, switch)
+    click(switch)
+    bench.say(RecipeApplied(0.0, report(bench.panel.recipe)))
+    assert top(bench, switch) == before and bench.panel._steady._slack.height() > 0
+    QApplication.sendEvent(bench.panel.rows["fp8"], QEvent(QEvent.Type.Leave))
+    assert top(bench, switch) == before, "another one's leaving means nothing"
+    QApplication.sendEvent(row, QEvent(QEvent.Type.Leave))
+    assert top(bench, switch) < before and bench.panel._steady._slack.height() == 0, "no hole is left behind"
+
+
 def test_a_control_at_the_very_end_stays_when_the_content_gets_shorter(bench: Bench) -> None:
     recipe = Recipe((make_options("lookup", {}),))
     bench.say(loaded(recipe))
@@ -110,3 +125,39 @@ def test_what_follows_the_presets_stands_still_whichever_is_chosen(bench: Bench)
         assert bench.panel.presets._about.text()
         places.add(top(bench, bench.panel.status))
     assert len(places) == 1
+
+
+class _Squeezed(QObject):
+    """Notes what is painted lower than its texts and controls need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.seen = 0
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Paint and isinstance(watched, QWidget) and watched.layout() is not None:
+            self.seen += 1
+            need = watched.layout().totalMinimumHeightForWidth(watched.width())
+            if watched.height() < need:
+                self.found.append(f"{watched.height()} for {need} px")
+        return False
+
+
+@pytest.mark.parametrize("key", ["prune-l1", "int4-weight"])
+def test_options_are_never_painted_squeezed(bench: Bench, key: str) -> None:
+    bench.say(loaded())
+    form = bench.panel.rows[key].form
+    assert form is not None
+    watch = _Squeezed()
+    form.installEventFilter(watch)
+    switch = bench.switch(key)
+    scrolled(bench, switch)
+    for _ in range(2):
+        click(switch)
+        bench.panel.repaint()  # as a painting that comes before the layout's turn
+        top(bench, switch)
+        bench.say(RecipeApplied(0.0, report(bench.panel.recipe)))
+        bench.panel.repaint()
+        top(bench, switch)
+    assert watch.seen and watch.found == []

@@ -11,7 +11,7 @@ from PySide6.QtGui import QStandardItemModel
 from PySide6.QtWidgets import QComboBox
 from pytestqt.qtbot import QtBot
 
-from engine.messages import RecipeFailed
+from engine.messages import RecipeApplied, RecipeFailed
 from engine.recipe import Recipe, make_options
 from engine.techniques import all_techniques, technique
 from gui.techniques.choices import essence, grouped, is_segmented, rivals
@@ -20,7 +20,7 @@ from gui.techniques.panel import TechniquePanel
 from gui.techniques.recipe_state import SETTING
 from gui.widgets.segments import Segments
 from gui.widgets.switch import Switch
-from tests.gui.technique_bench import BF16, INT8, L1, Bench, loaded
+from tests.gui.technique_bench import BF16, INT8, L1, Bench, loaded, report
 
 INT4 = Recipe((make_options("int4-weight", {}),))
 
@@ -117,14 +117,31 @@ def test_an_option_of_what_is_on_replaces_nothing(bench: Bench) -> None:
     assert [t.key for t in rivals(L1, "prune-wanda")] == ["prune-l1"]
 
 
-def test_other_conflicts_are_still_explained_and_replace_nothing(bench: Bench) -> None:
+def test_other_conflicts_are_settled_the_same_way_and_can_be_taken_back(bench: Bench) -> None:
     recipe = Recipe((make_options("precision", {"dtype": "bf16"}), *INT4.options))
     bench.say(loaded(recipe))
     bench.switch("autocast").click()
-    row = bench.panel.rows["autocast"]
-    assert "Autocast works on fp32 weights" in row.refusal and row.note == ""
-    assert bench.asked() == [] and bench.panel.recipe == recipe
-    assert bench.switch("int4-weight").isChecked() and not bench.switch("autocast").isChecked()
+    row, wanted = bench.panel.rows["autocast"], INT4.with_options(make_options("autocast", {}))
+    assert row.refusal == "" and row.note.startswith("Switched off Precision: ")
+    assert "Autocast works on fp32 weights" in row.note, "and why"
+    assert bench.asked() == [wanted] and bench.panel.recipe == wanted
+    assert bench.switch("int4-weight").isChecked() and bench.switch("autocast").isChecked()
+    bench.say(RecipeApplied(0.0, report(wanted)))
+    assert row.undo_button.isVisibleTo(row)
+    row.undo_button.click()
+    assert bench.asked() == [wanted, recipe] and bench.panel.recipe == recipe
+    assert row.note == "" and row.undo_button.isHidden()
+
+
+def test_a_precision_switches_off_autocast_and_the_other_way_round(bench: Bench) -> None:
+    bench.say(loaded(Recipe((make_options("autocast", {}),))))
+    bench.segment("precision", "bf16").click()
+    assert bench.asked() == [BF16] and not bench.switch("autocast").isChecked()
+    assert bench.panel.rows["precision"].note.startswith("Switched off Autocast (AMP): ")
+    bench.say(RecipeApplied(0.0, report(BF16)))
+    bench.switch("autocast").click()
+    assert bench.panel.recipe.label == "autocast bf16" and bench.segment("precision", "fp32").isChecked()
+    assert bench.panel.rows["precision"].note == "" and "Precision" in bench.panel.rows["autocast"].note
 
 
 def test_a_replacement_that_cannot_be_built_says_only_why(bench: Bench) -> None:

@@ -20,7 +20,6 @@ from PySide6.QtWidgets import (
 )
 from pytestqt.qtbot import QtBot
 
-from engine.errors import DynoError
 from engine.messages import (
     Failed,
     JobStarted,
@@ -31,6 +30,7 @@ from engine.messages import (
 from engine.recipe import Recipe, make_options
 from engine.techniques import all_techniques
 from gui.settings import Settings
+from gui.techniques.option_fields import NumberField
 from gui.techniques.panel import TechniquePanel, grouped
 from gui.techniques.recipe_state import SETTING, remembered_recipe
 from gui.techniques.technique_row import is_segmented
@@ -74,6 +74,33 @@ def test_limits_steps_and_units_of_a_share_come_from_its_metadata(bench: Bench) 
     assert (box.minimum(), box.maximum(), box.singleStep()) == (0.0, 95.0, 5.0)
     assert box.text() == "50\u00a0%"
     assert (slider.minimum(), slider.maximum(), slider.value()) == (0, 95, 50)
+
+
+@pytest.mark.parametrize(("typed", "share", "words"), [
+    ("42", 0.42, ""), ("99", 0.95, "99 is outside 0 % to 95 %: the nearest is 95 %."),
+    ("200", 0.95, "200 is outside 0 % to 95 %: the nearest is 95 %."),
+    ("-5", 0.0, "-5 is outside 0 % to 95 %: the nearest is 0 %."),
+    ("abc", 0.5, "“abc” is not a number: 50 % stays."), ("", 0.5, "“” is not a number: 50 % stays.")])
+def test_a_typed_number_is_taken_whole_and_its_correction_is_said(bench: Bench, typed: str, share: float,
+                                                                 words: str) -> None:
+    bench.say(loaded(L1))
+    form = bench.panel.rows["prune-l1"].form
+    assert form is not None
+    field = form.fields["amount"]
+    assert isinstance(field, NumberField)
+    _, box = field.controls
+    assert isinstance(box, NumberBox)
+    box.setFocus()
+    box.selectAll()
+    bench.qtbot.keyClick(box, Qt.Key.Key_Delete)
+    bench.qtbot.keyClicks(box, typed)
+    assert box.text().startswith(typed)
+    bench.qtbot.keyClick(box, Qt.Key.Key_Return)
+    assert field.value() == share and box.text() == f"{share * 100:.0f}\u00a0%"
+    assert field.correction.text().replace("\u00a0", " ") == words and field.correction.isHidden() == (not words)
+    assert bench.asked() == ([] if share == 0.5 else [Recipe((make_options("prune-l1", {"amount": share}),))])
+    bench.qtbot.keyClicks(box, "1")
+    assert field.correction.isHidden(), "until the next number"
 
 
 def test_a_form_is_visible_only_while_its_switch_is_on(bench: Bench) -> None:
@@ -163,19 +190,6 @@ def test_options_come_back_when_a_switch_goes_on_again(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- conflicts and failures
-
-
-def test_a_conflict_turns_the_switch_back_and_says_why(bench: Bench) -> None:
-    bench.say(loaded(BF16))
-    bench.switch("autocast").click()
-    with pytest.raises(DynoError) as error:
-        BF16.with_options(make_options("autocast", {}))
-    row = bench.panel.rows["autocast"]
-    assert not bench.switch("autocast").isChecked()
-    assert error.value.summary in row.refusal and error.value.hint in row.refusal
-    assert bench.asked() == []
-    bench.segment("precision", "fp32").click()
-    assert row.refusal == ""
 
 
 def test_a_failure_turns_the_switches_back_and_keeps_its_details_behind_a_fold(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from PySide6.QtCore import Qt
@@ -80,7 +81,7 @@ def test_opening_it_measures_at_once_and_shows_progress(bench: Bench) -> None:
     bench.say(JobStarted(job_id(bench), 0.0, "Explain"), Progress(job_id(bench), 0.0, "Timing tokens", 2, 4))
     assert "Timing tokens…" in said(dialog)
     assert (dialog.bar.value(), dialog.bar.maximum()) == (2, 4)
-    assert dialog.stop_button.isVisible() and not dialog.run_button.isVisible()
+    assert dialog.stop_button.isVisible() and not dialog.run_button.isEnabled()
     dialog.close()
 
 
@@ -166,7 +167,7 @@ def test_stop_cancels_and_says_that_there_are_no_figures(bench: Bench) -> None:
     assert Cancel(job_id(bench)) in bench.worker.told
     bench.say(JobStarted(job_id(bench), 0.0, "Explain"), Cancelled(job_id(bench), 0.0))
     assert "Stopped before there were figures." in said(dialog)
-    assert dialog.run_button.isVisible() and not dialog.bar.isVisible()
+    assert dialog.run_button.isEnabled() and not dialog.bar.isVisible()
     dialog.run_button.click()
     assert bench.panel.why_job.is_busy
     dialog.close()
@@ -208,9 +209,43 @@ def test_figures_of_another_recipe_say_so_until_they_are_measured_again(bench: B
     bench.say(RecipeApplied(0.0, report(L1)))
     dialog.run_button.click()
     assert "11.5 ms" in said(dialog), "the old figures stand until there are new ones"
+    assert "what was measured before, of int8" in said(dialog) and dialog.figures is not None
+    assert dialog.figures.graphicsEffect() is not None, "and are faded, as they are not what is measured now"
     bench.say(JobStarted(job_id(bench), 0.0, "Explain"), Finished(job_id(bench), 0.0, FIGURES))
-    assert "old recipe" not in said(dialog)
+    assert "old recipe" not in said(dialog) and "measured before" not in said(dialog)
+    assert dialog.figures.graphicsEffect() is None
     dialog.close()
+
+
+def test_run_never_stands_where_stop_was(bench: Bench) -> None:
+    dialog = measured(bench)
+    run = dialog.run_button.mapToGlobal(dialog.run_button.rect().center())
+    dialog.run_button.click()
+    QApplication.processEvents()
+    stop = dialog.stop_button
+    assert stop.isVisible() and dialog.childAt(dialog.mapFromGlobal(run)) is not stop
+    place = dialog.mapFromGlobal(stop.mapToGlobal(stop.rect().center()))
+    stop.click()
+    bench.say(JobStarted(job_id(bench), 0.0, "Explain"), Cancelled(job_id(bench), 0.0))
+    QApplication.processEvents()
+    assert not isinstance(dialog.childAt(place), QPushButton), "a second click hits nothing"
+    dialog.close()
+
+
+def test_shares_of_operators_never_exceed_the_whole_and_agree_with_the_bars(bench: Bench) -> None:
+    slow = dataclasses.replace(
+        FIGURES, token_s=0.00065, shares=(TimeShare("matrix products", 0.000635, 25), TimeShare("attention", 15e-6, 6)),
+        operators=(("native matmul", 0.00124, 25), ("native attention", 29.3e-6, 6)), floor_s=0.00109)
+    rows = [[cell.replace("\u00a0", " ") for cell in row] for row in why_words.operator_rows(slow)]
+    assert [row[2] for row in rows] == ["98 %", "2.3 %"]
+    bars = [words.replace("\u00a0", " ").split(" · ")[1] for *_, words in why_words.share_lines(slow)]
+    assert bars == ["98 %", "2.3 %"]
+    view = WhyReport(slow, "m")
+    bench.qtbot.addWidget(view)
+    view.show()
+    assert "Profiling makes a token slower: 1.27 ms" in said(view)
+    assert "dashed" not in said(view), "a floor beyond the bars has no line in them"
+    assert "Profiling makes" not in why_words.as_text(FIGURES, "m") and why_words.floor_mark(FIGURES)
 
 
 def test_a_switch_in_mid_measurement_makes_the_figures_old(bench: Bench) -> None:
