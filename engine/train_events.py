@@ -16,7 +16,8 @@ from engine.train_plan import TrainPlan
 @dataclass(frozen=True)
 class RunStarted:
     """The run is ready for its first step. step: where it begins (above 0 where it resumes). train_tokens,
-    validation_tokens: in the data; learned_tokens: those of train_tokens that carry loss. world: processes."""
+    validation_tokens: in the data; learned_tokens: those of train_tokens that carry loss. world: processes. sequence:
+    tokens of a training sequence, cut to what the model and the data have."""
 
     plan: TrainPlan
     folder: str
@@ -28,6 +29,7 @@ class RunStarted:
     validation_tokens: int
     device: str
     world: int
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Stepped:
 class TrainPoint:
     """The steps since the last point, as one. loss: their mean. grad_norm: of the last one, before clipping.
     scale: of the GradScaler after the last one, 0 without. skipped: steps whose gradients overflowed and were left out.
-    sparsity: share of block weights that are zero."""
+    sparsity: share of block weights that are zero. memory_bytes: of a card, allocated by torch; else resident."""
 
     step: int
     loss: float
@@ -68,12 +70,14 @@ class TrainPoint:
     scale: float = 0.0
     skipped: tuple[int, ...] = ()
     sparsity: float = 0.0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class EvalPoint:
-    """An evaluation on the held-out data. best: the lowest so far of those that count. label: "dense baseline",
-    "pruned" or "" for any other. sample: what the model wrote after the plan's sample prompt."""
+    """An evaluation on the held-out data. best: the lowest so far of those that count. sample: what the model wrote
+    after the plan's sample prompt. label: "" for any but those the others are compared with: "dense baseline" and
+    "pruned" around a cut, "full precision" and "rounded after training" of the model that is trained for rounding."""
 
     step: int
     loss: float

@@ -105,6 +105,9 @@ class TrainPlan:
                              "0 trains the weights themselves.", low=0, high=1024)
     lora_alpha: float = setting(16.0, "LoRA", "LoRA alpha", "Strength: the update is scaled by alpha / rank.", low=0.01,
                                 high=4096)
+    sharding: str = setting("off", "Several processes", "Sharding", "Under torchrun, keep a share of weights, "
+                            "gradients and optimizer on each process (FSDP2) instead of all of them on each.",
+                            choices=("off", "on"))
     evaluate_every: int = setting(50, "Records", "Evaluate every", "Steps between evaluations.", unit="steps", low=1,
                                   high=10_000_000)
     evaluation_batches: int = setting(32, "Records", "Evaluation batches", "Most batches of one evaluation; 0 for all.",
@@ -139,6 +142,12 @@ class TrainPlan:
         if self.lora_rank and (self.prune != "off" or self.qat != "off"):
             raise DynoError("LoRA leaves the weights frozen, so they can be neither pruned nor rounded in training.",
                             "Switch LoRA off, or prune and quantize the exported model.")
+        if self.sharding == "on" and (self.prune == "weights" or self.qat != "off" or self.lora_rank):
+            raise DynoError("Sharded weights can be neither pruned nor rounded in training, nor have LoRA beside them.",
+                            "Switch sharding off.")
+        if self.sharding == "on" and self.precision == "fp16":
+            raise DynoError("The gradient scaler of fp16 does not see the gradients on other processes' shards.",
+                            "Train in bf16, or switch sharding off.")
         if self.lora_rank and not self.model:
             raise DynoError("LoRA needs a model to start from.", "Choose one, or train a new model without LoRA.")
 

@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from engine.models.devices import DeviceFacts, usable_cores
+    from engine.training.records import read_plan
     from engine.training.team import Team, run_in_team
-    from engine.training.trainer import read_plan
 
     folder = Path(options.out).expanduser()
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainPlan)

@@ -21,10 +21,10 @@ _SLOWER = 3.0  # a learning rate that was too high is divided by this
 
 
 def diagnose(plan: TrainPlan, train: Sequence[TrainPoint], evaluations: Sequence[EvalPoint],
-             learned_tokens: int, world: int = 1) -> tuple[Finding, ...]:
+             learned_tokens: int, world: int = 1, ended: bool = True) -> tuple[Finding, ...]:
     """What a run suffers from, the worst first; ("healthy",) where nothing shows, () where there is too little to say.
 
-    learned_tokens: of the training data that carry loss.
+    learned_tokens: of the training data that carry loss. ended: no more steps come, so a loss that still falls is news.
     """
     judged = [p for p in evaluations if not p.label]
     if len(train) < 3 or len(judged) < 2:
@@ -37,7 +37,7 @@ def diagnose(plan: TrainPlan, train: Sequence[TrainPoint], evaluations: Sequence
     found = tuple(f for f in (learned, starved) if f is not None)
     if found:
         return found
-    finding = _underfitting(plan, judged) or _plateau(plan, train, judged)
+    finding = (_underfitting(plan, judged) if ended else None) or _plateau(plan, train, judged)
     return (finding or Finding("healthy", "Training and held-out loss fall together."),)
 
 
@@ -73,7 +73,7 @@ def _overfitting(plan: TrainPlan, train: Sequence[TrainPoint], judged: Sequence[
     dropout = min(0.5, plan.dropout + 0.1)
     return Finding("over-fitting", f"Over-fitting since step {lowest.step:,}: the training loss still falls, while the "
                    f"held-out loss has risen from {lowest.loss:.3f} to {later[-1].loss:.3f}.",
-                   f"Raise dropout to {dropout:.1f}, stop after {3} evaluations without a new best, or train on more "
+                   f"Raise dropout to {dropout:.1f}, stop after 3 evaluations without a new best, or train on more "
                    "data.", lowest.step, {"dropout": dropout, "patience": plan.patience or 3})
 
 

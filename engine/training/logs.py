@@ -15,8 +15,8 @@ from typing import Any
 
 from engine.models.checkpoint import write_text
 from engine.train_events import EvalPoint, TrainPoint
+from engine.training.records import EVALUATION, TRAIN, read_curve
 
-TRAIN, EVALUATION = "train.csv", "evaluation.csv"
 _COLUMNS = {TRAIN: tuple(f.name for f in fields(TrainPoint)), EVALUATION: tuple(f.name for f in fields(EvalPoint))}
 
 
@@ -30,7 +30,7 @@ class Logs:
         self._files: dict[str, Any] = {}
         for name, columns in _COLUMNS.items():
             kept = [row for row in read_curve(folder / name) if int(row["step"]) <= from_step] if from_step else []
-            write_text(folder / name, _csv([columns, *([row[c] for c in columns] for row in kept)]))
+            write_text(folder / name, _csv([columns, *([row.get(c, "") for c in columns] for row in kept)]))
             self._files[name] = open(folder / name, "a", encoding="utf-8", newline="")  # noqa: SIM115 - close()
         self._board = SummaryWriter(str(folder / "tensorboard"),
                                     purge_step=from_step + 1 if from_step else None)
@@ -39,7 +39,8 @@ class Logs:
         """Add a point of the training curve."""
         self._row(TRAIN, point)
         values = {"train/loss": point.loss, "train/learning_rate": point.lr, "train/gradient_norm": point.grad_norm,
-                  "train/tokens_per_s": point.tokens_per_s, "train/sparsity": point.sparsity}
+                  "train/tokens_per_s": point.tokens_per_s, "train/sparsity": point.sparsity,
+                  "train/memory_bytes": float(point.memory_bytes)}
         if point.scale:
             values |= {"train/loss_scale": point.scale, "train/skipped_steps": float(len(point.skipped))}
         for name, value in values.items():
@@ -73,15 +74,6 @@ class Logs:
     def _row(self, name: str, point: TrainPoint | EvalPoint) -> None:
         self._files[name].write(_csv([[_cell(getattr(point, c)) for c in _COLUMNS[name]]]))
         self._files[name].flush()
-
-
-def read_curve(path: Path) -> list[dict[str, str]]:
-    """The rows of one of the files, a half-written last one left out; none where there is no file."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
-    return [row for row in rows if None not in row and all(v is not None for v in row.values())]
 
 
 def _cell(value: Any) -> Any:

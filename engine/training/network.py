@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,6 +97,11 @@ def replace_layer(decoder: Decoder, name: str, layer: nn.Module) -> None:
     """Put another module into a slot."""
     owner, _, leaf = name.rpartition(".")
     setattr(decoder.get_submodule(owner), leaf, layer)
+
+
+def used_bytes(device: torch.device) -> int:
+    """Memory that training takes: allocated on a card, else resident in this process."""
+    return int(torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss)
 
 
 def _dropped(share: float, module: nn.Module, _: Any, output: Tensor) -> Tensor:

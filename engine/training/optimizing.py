@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from engine.errors import DynoError
 from engine.train_plan import TrainPlan
 from engine.training.schedule import LearningRate
+from engine.training.sharding import gathered, sharded_like
 
 _LEAST_SCALE = 2.0**-10  # gradients that overflow even when scaled down by this are not a matter of scaling
 
@@ -67,14 +68,18 @@ class Stepper:
             raise DynoError(f"The gradients overflow fp16 at any scale; step {step:,} is the last of many that were "
                             "skipped.", "Train in bf16 or fp32, or lower the learning rate.")
         self.optimizer.zero_grad(set_to_none=True)
-        return norm, skipped
+        return gathered(norm), skipped
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+        """What a checkpoint keeps, whole; every process has to ask."""
+        return {"optimizer": gathered(self.optimizer.state_dict()), "scaler": self._scaler.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        kept = state["optimizer"]
+        self.optimizer.load_state_dict(kept | {"state": {
+            n: {key: sharded_like(v, weights[n]) if isinstance(v, Tensor) else v for key, v in of_weight.items()}
+            for n, of_weight in kept["state"].items()}})
         if self.scaled:
             self._scaler.load_state_dict(state["scaler"])

@@ -52,8 +52,11 @@ class RoundedLinear(nn.Linear):
         super().__init__(layer.in_features, layer.out_features, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
         self.scheme, self.group, self.activations = scheme, group, activations
+        self.active = True  # off: the layer as it is without rounding
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.active:
+            return F.linear(x, self.weight, self.bias)
         if self.activations:
             x = x + (_eight_bits(x) - x).detach()
         weight = self.weight + (rounded(self.weight, self.scheme, self.group, self.activations)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import DynoError
 from engine.models.devices import DeviceFacts, pick_device
@@ -39,10 +39,6 @@ class Team:
         """Until every process is here."""
         if self.world > 1:
             torch.distributed.barrier()
-
-    def wrapped(self, network: nn.Module) -> nn.Module:
-        """The network with gradients averaged over the processes."""
-        return nn.parallel.DistributedDataParallel(network) if self.world > 1 else network
 
 
 def run_in_team(device: str | None, work: Callable[[Team, DeviceFacts], int]) -> int:

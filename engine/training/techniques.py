@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from engine.training.export import export_model
 from engine.training.lora import LoraLinear, adapt
 from engine.training.masks import Masks
 from engine.training.network import block_layers
-from engine.training.rounding import export_weight, recipe_for, round_in_training
+from engine.training.rounding import RoundedLinear, export_weight, recipe_for, round_in_training
+from engine.training.sharding import gathered
 
 
 class Techniques:
@@ -46,6 +49,18 @@ class Techniques:
         """Cut weights where the schedule says so; whether it did."""
         return self._masks is not None and self._masks.tighten(step)
 
+    @contextmanager
+    def unrounded(self) -> Iterator[None]:
+        """The model without its rounding, for a look at what rounding costs."""
+        layers = [m for m in block_layers(self._decoder).values() if isinstance(m, RoundedLinear)]
+        for layer in layers:
+            layer.active = False
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.active = True
+
     def before_update(self) -> None:
         """Gradients are there, and nobody has looked at them."""
         if self._masks is not None:
@@ -66,8 +81,10 @@ class Techniques:
             self._masks.load(state["masks"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The decoder's weights as they are exported, techniques made permanent."""
-        tensors = {name: p.detach() for name, p in self._decoder.named_parameters()}
+        """The decoder's weights as they are exported, techniques made permanent; every process has to ask."""
+        tensors = {name: gathered(p.detach()) for name, p in self._decoder.named_parameters()}
+        if self._plan.sharding == "on":
+            return tensors
         for name, layer in block_layers(self._decoder).items():
             if isinstance(layer, LoraLinear):
                 tensors[f"{name}.weight"] = layer.merged()
@@ -75,8 +92,9 @@ class Techniques:
                 tensors[f"{name}.weight"] = export_weight(layer)
         return tensors
 
-    def export(self, folder: Path, tokenizer: Path, point: EvalPoint | None, step: int) -> None:
-        """Write the model as it stands. Raises DynoError where the disk refuses."""
+    def export(self, folder: Path, tensors: dict[str, Tensor], tokenizer: Path, point: EvalPoint | None,
+               step: int) -> None:
+        """Write the model with the weights of `tensors()`. Raises DynoError where the disk refuses."""
         plan, notes = self._plan, []
         if self._masks is not None:
             notes.append(f"{self.zeros:,} of {self.prunable:,} block weights are zero")
@@ -86,4 +104,4 @@ class Techniques:
             notes.append(f"Trained for {plan.qat}: run it with `--recipe {recipe_for(plan)}`")
         if plan.lora_rank:
             notes.append(f"LoRA of rank {plan.lora_rank}, merged into the weights")
-        export_model(folder, self._decoder.config, self.tensors(), tokenizer, plan, point, step, tuple(notes))
+        export_model(folder, self._decoder.config, tensors, tokenizer, plan, point, step, tuple(notes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import DynoError
-from engine.models.checkpoint import write_text
+from engine.models.checkpoint import load_decoder, load_masters, write_text
 from engine.models.devices import DeviceFacts
 from engine.train_events import (
     EvalPoint,
+    Finding,
     Notice,
     Pruned,
     RunStarted,
@@ -32,20 +33,22 @@ from engine.train_events import (
 )
 from engine.train_plan import TrainPlan
 from engine.training.checkpoints import has_state, load_state, save_state
+from engine.training.chronicle import TrainSteps, refuse_a_second_process, told
 from engine.training.curves import Curves
 from engine.training.dataset import IGNORED, Order, Stream, fingerprint
 from engine.training.diagnosis import diagnose, explosion
 from engine.training.logs import Logs
+from engine.training.network import Network, used_bytes
 from engine.training.optimizing import Stepper
+from engine.training.records import MODEL, PLAN, read_plan
 from engine.training.setup import Ready, set_up
+from engine.training.sharding import gathered, sharded_like, spread, synchronise
 from engine.training.team import Team
 from engine.training.techniques import Techniques
 
-PLAN, MODEL = "plan.json", "model"
 _SAMPLE_TOKENS = 48
 _MAY_DIFFER = {"save_every_s"}  # between the plan of a checkpoint and that of the run that goes on from it
 Asked = Callable[[], str]
-TrainSteps = Generator[TrainEvent, None, TrainResult]
 
 
 def train(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team | None = None, resume: bool = False,
@@ -59,21 +62,22 @@ def train(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team | None 
     if has_state(folder) and not resume:
         raise DynoError(f"{folder} holds an unfinished or finished run.", "Resume it, or choose another folder.")
     if team.leads:
+        refuse_a_second_process(folder)
         _write_plan(plan, folder)
+    steps = _steps(plan, folder, device, team, resume, asked)
+    return (yield from told(folder, steps) if team.leads else steps)
+
+
+def _steps(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team, resume: bool, asked: Asked) -> TrainSteps:
     ready = yield from set_up(plan, folder, device, team)
+    if plan.sharding == "on" and (team.world == 1 or plan.sample):
+        yield Notice("There is one process, so nothing is sharded." if team.world == 1 else
+                     "A sharded model writes no samples while it trains.")
     run = _Run(plan, folder, ready, team, asked)
     try:
         return (yield from run.steps(resume))
     finally:
         run.close()
-
-
-def read_plan(folder: Path) -> TrainPlan:
-    """The plan of a run's folder. Raises DynoError."""
-    try:
-        return TrainPlan.from_json(json.loads((folder / PLAN).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DynoError(f"There is no training run in {folder}.", "Give the folder of a run, or start one.") from error
 
 
 def _write_plan(plan: TrainPlan, folder: Path) -> None:
@@ -96,7 +100,8 @@ class _Run:
         self.plan, self.folder, self.ready, self.team, self.asked = plan, folder, ready, team, asked
         self.length = ready.data.sequence
         self.techniques = Techniques(ready.decoder, plan)
-        self.wrapped: nn.Module = team.wrapped(ready.network)
+        self.sharded = plan.sharding == "on" and team.world > 1
+        self.wrapped: nn.Module = spread(ready.network, team, self.sharded, ready.device)
         self.stepper = Stepper(plan, ready.network.trained, ready.device)
         self.order = Order(max(1, ready.data.train.windows(self.length)), plan.seed, plan.data_share)
         self.curves = Curves()
@@ -105,6 +110,7 @@ class _Run:
         self._norm = torch.zeros(())
         self._looked_s = self._saved_s = time.perf_counter()
         self._looked_step = 0
+        self._told_of: set[str] = set()  # kinds of findings
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
@@ -121,7 +127,7 @@ class _Run:
         self._looked_s, self._looked_step = time.perf_counter(), curves.step
         while curves.step < plan.steps:
             if curves.step % plan.evaluate_every == 0 and curves.evaluated != curves.step:
-                yield from self._evaluate("dense baseline" if curves.step == 0 and plan.prune != "off" else "")
+                yield from self._evaluate("") if curves.step else self._first_look()
                 if plan.patience and curves.stale >= plan.patience:
                     state = "stopped early"
                     break
@@ -161,7 +167,7 @@ class _Run:
         trained = sum(p.numel() for p in self.ready.network.trained.values())
         return RunStarted(self.plan, str(self.folder), self.curves.step, sum(p.numel() for p in decoder.parameters()),
                           trained, len(data.train.ids), data.train.learned, len(data.validation.ids),
-                          self.ready.device.type, self.team.world)
+                          self.ready.device.type, self.team.world, self.length)
 
     def _wish(self) -> str:
         """What is asked for, the same on every process."""
@@ -184,9 +190,9 @@ class _Run:
         with _seeded(plan.seed, step * team.world + team.rank, self.ready.device):
             for i in range(plan.accumulate):
                 ids, targets = self._batch(self.ready.data.train, mine[i * plan.batch:(i + 1) * plan.batch])
-                with self._synchronised(i == plan.accumulate - 1):
-                    loss = self.wrapped(ids, targets)
-                    self.stepper.backward(loss * (team.world / count))
+                synchronise(self.wrapped, i == plan.accumulate - 1)
+                loss = self.wrapped(ids, targets)
+                self.stepper.backward(loss * (team.world / count))
                 total += loss.detach()
         self.stepper.unscale()
         self.techniques.before_update()
@@ -208,15 +214,6 @@ class _Run:
         ids, targets = stream.batch(windows, self.length)
         return ids.to(self.ready.device), targets.to(self.ready.device)
 
-    @contextmanager
-    def _synchronised(self, wanted: bool) -> Iterator[None]:
-        """Average gradients over the processes in the last forward pass of a step only."""
-        if wanted or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
-            yield
-        else:
-            with self.wrapped.no_sync():
-                yield
-
     def _gather(self) -> None:
         """Bring the losses of the last steps here, and stop where they are no numbers."""
         if self._losses:
@@ -236,7 +233,8 @@ class _Run:
         tokens = tokens * self.length // self.plan.sequence
         point = TrainPoint(curves.step, curves.mean_waiting(), self.stepper.rate.at(curves.step - 1),
                            float(self._norm), tokens / max(now_s - self._looked_s, 1e-9), self.stepper.scale,
-                           tuple(curves.skipped), self.techniques.zeros / max(1, self.techniques.prunable))
+                           tuple(curves.skipped), self.techniques.zeros / max(1, self.techniques.prunable),
+                           used_bytes(self.ready.device))
         curves.elapsed_s += now_s - self._looked_s
         self._looked_s, self._looked_step = now_s, curves.step
         curves.waiting.clear()
@@ -248,7 +246,21 @@ class _Run:
 
     # -------------------------------------------------------------------------------------------------- evaluation
 
-    def _evaluate(self, label: str) -> Iterator[TrainEvent]:
+    def _first_look(self) -> Iterator[TrainEvent]:
+        """The model before its first step; where a technique is about to change it, with and without."""
+        plan = self.plan
+        if plan.prune in ("neurons", "heads", "layers"):  # what is trained has been cut already
+            dense = load_decoder(load_masters(Path(plan.model).expanduser()))
+            yield from self._evaluate("dense baseline", Network(dense, plan, self.ready.device))
+            yield from self._evaluate("pruned")
+        elif plan.qat != "off" and plan.model:
+            with self.techniques.unrounded():
+                yield from self._evaluate("full precision")
+            yield from self._evaluate("rounded after training")
+        else:
+            yield from self._evaluate("dense baseline" if plan.prune == "weights" else "")
+
+    def _evaluate(self, label: str, network: nn.Module | None = None) -> Iterator[TrainEvent]:
         stream, began_s, curves = self.ready.data.validation, time.perf_counter(), self.curves
         curves.evaluated = curves.step
         windows = -(-max(0, len(stream.ids) - 1) // self.length)
@@ -256,30 +268,46 @@ class _Run:
             return
         if self.plan.evaluation_batches:
             windows = min(windows, self.plan.evaluation_batches * self.plan.batch)
-        sums = torch.zeros(2, dtype=torch.float64)
-        self.ready.network.eval()
-        for first in range(self.team.rank * self.plan.batch, windows, self.plan.batch * self.team.world):
-            ids, targets = self._batch(stream, list(range(first, min(first + self.plan.batch, windows))))
+        judged, sums = network or self.ready.network, torch.zeros(2, dtype=torch.float64)
+        judged.eval()
+        # Every process makes as many passes as the first: shards are gathered by all of them or not at all.
+        for start in range(0, windows, self.plan.batch * self.team.world):
+            first = start + self.team.rank * self.plan.batch
+            mine = list(range(first, min(first + self.plan.batch, windows)))
+            ids, targets = self._batch(stream, mine or [0])
+            if not mine:
+                targets.fill_(IGNORED)
             with torch.no_grad():
-                sums += torch.tensor([float(self.ready.network(ids, targets)), float((targets != IGNORED).sum())])
+                sums += torch.tensor([float(judged(ids, targets)), float((targets != IGNORED).sum())])
             yield Stepped(curves.step, self.plan.steps)
         nll, tokens = self.team.total(sums.to(self.ready.device)).tolist()
         loss = nll / max(1.0, tokens)
         point = EvalPoint(curves.step, loss, math.exp(min(loss, 700.0)), int(tokens), label=label,
-                          sample=self._sample())
+                          sample="" if network is not None else self._sample())
         point = curves.add_evaluation(point, label == "" and self.techniques.complete(curves.step))
         if self.logs is not None:
             self.logs.evaluation(point)
-            if self.plan.histograms == "on":
-                self.logs.weights(self.ready.network.trained, curves.step)
+        if self.plan.histograms == "on" and not label:
+            weights = gathered(self.ready.network.trained)
+            if self.logs is not None:
+                self.logs.weights(weights, curves.step)
         if point.best:
             yield from self._export(point)
         self._looked_s += time.perf_counter() - began_s  # the tokens/s of training are not those of evaluating
         curves.elapsed_s += time.perf_counter() - began_s
         yield point
+        for finding in self._findings(ended=False):
+            if finding.kind not in self._told_of:
+                self._told_of.add(finding.kind)
+                if finding.kind != "healthy":
+                    yield finding
+
+    def _findings(self, ended: bool) -> tuple[Finding, ...]:
+        return diagnose(self.plan, self.curves.train, self.curves.evaluations, self.ready.data.train.learned,
+                        self.team.world, ended)
 
     def _sample(self) -> str:
-        if not (self.plan.sample and self.team.leads):
+        if not (self.plan.sample and self.team.leads) or self.sharded:
             return ""
         ids = self.ready.tokenizer.encode(self.plan.sample)
         new = self.ready.network.write(ids, _SAMPLE_TOKENS, self.plan.seed, self.ready.end)
@@ -288,22 +316,27 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- files
 
     def _export(self, point: EvalPoint | None) -> Iterator[TrainEvent]:
+        tensors = self.techniques.tensors() if self.team.leads or self.sharded else {}
         if self.team.leads:
-            self.techniques.export(self.folder / MODEL, self.ready.source, point, self.curves.step)
+            self.techniques.export(self.folder / MODEL, tensors, self.ready.source, point, self.curves.step)
         yield Saved(self.curves.step, str(self.folder / MODEL), "model")
 
     def _save(self, now: bool) -> Iterator[TrainEvent]:
         """Save where it is time, or `now`; in between, a disk that is full does not end the run."""
-        if not now and time.perf_counter() - self._saved_s < self.plan.save_every_s:
+        due = now or time.perf_counter() - self._saved_s >= self.plan.save_every_s
+        if self.sharded:  # all processes save, or none
+            due = self.team.any(due, self.ready.device)
+        if not due:
             return
         self._gather()
         self._saved_s = time.perf_counter()
+        state = self._state() if self.team.leads or self.sharded else {}
         if not self.team.leads:
             return
         assert self.logs is not None
         self.logs.flush()
         try:
-            path = save_state(self.folder, self._state())
+            path = save_state(self.folder, state)
         except DynoError as error:
             if now:
                 raise
@@ -313,7 +346,7 @@ class _Run:
 
     def _state(self) -> dict[str, object]:
         return {"plan": self.plan.to_json(), "data": fingerprint(self.ready.data.train), "world": self.team.world,
-                "weights": {name: p.detach() for name, p in self.ready.network.trained.items()},
+                "weights": {name: gathered(p.detach()) for name, p in self.ready.network.trained.items()},
                 "curves": self.curves.to_state(), "techniques": self.techniques.state()} | self.stepper.state()
 
     def _load(self) -> None:
@@ -323,7 +356,7 @@ class _Run:
                             "Resume it as it began, or start a new one from its model.")
         with torch.no_grad():
             for name, weight in self.ready.network.trained.items():
-                weight.copy_(state["weights"][name])
+                weight.copy_(sharded_like(state["weights"][name], weight))
         self.stepper.load(state)
         self.techniques.load(state["techniques"])
         self.curves = Curves.from_state(state["curves"])
@@ -333,8 +366,7 @@ class _Run:
         best = curves.best
         return TrainResult(state, curves.step, curves.train[-1].loss if curves.train else math.nan,
                            best.loss if best else math.nan, best.step if best else -1, curves.elapsed_s,
-                           str(model) if (model / "config.json").is_file() else "", diagnose(
-                               self.plan, curves.train, curves.evaluations, self.ready.data.train.learned))
+                           str(model) if (model / "config.json").is_file() else "", self._findings(ended=True))
 
     def close(self) -> None:
         """Give the files back."""

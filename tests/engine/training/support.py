@@ -9,7 +9,7 @@ from typing import Any
 from engine.models.devices import pick_device
 from engine.train_events import TrainEvent, TrainResult
 from engine.train_plan import TrainPlan
-from engine.training.logs import EVALUATION, TRAIN, read_curve
+from engine.training.records import EVALUATION, TRAIN, read_curve
 from engine.training.trainer import train
 from tests.conftest import TEXT
 
@@ -42,6 +42,6 @@ def run_plan(plan: TrainPlan, folder: Path, resume: bool = False,
 
 
 def curve(folder: Path) -> list[tuple[str, ...]]:
-    """Both curves of a run with all their digits, times apart."""
+    """Both curves of a run with all their digits, times and memory apart."""
     rows = [*read_curve(folder / TRAIN), *read_curve(folder / EVALUATION)]
-    return [tuple(v for k, v in row.items() if k != "tokens_per_s") for row in rows]
+    return [tuple(v for k, v in row.items() if k not in ("tokens_per_s", "memory_bytes")) for row in rows]

@@ -16,7 +16,7 @@ from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
-from engine.training.logs import TRAIN, read_curve
+from engine.training.records import TRAIN, read_curve
 from tests.engine.training.support import curve, plan_for, run_plan
 
 CASES: dict[str, dict[str, Any]] = {

@@ -78,7 +78,7 @@ def test_the_exported_weights_quantize_to_exactly_what_was_trained(tmp_path: Pat
             weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
     techniques = Techniques(decoder, plan)
     (tmp_path / "tokenizer").mkdir()
-    techniques.export(tmp_path / "model", tmp_path / "tokenizer", None, 0)
+    techniques.export(tmp_path / "model", techniques.tensors(), tmp_path / "tokenizer", None, 0)
     variant = built(tmp_path / "model", recipe_for(plan))
     for name, layer in block_layers(decoder).items():
         assert isinstance(layer, RoundedLinear)
@@ -114,6 +114,17 @@ def test_training_for_int4_learns(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
+def test_a_model_trained_for_rounding_is_judged_unrounded_and_rounded_first(tmp_path: Path, llama_folder: Path) -> None:
+    plan = plan_for(tmp_path, model=str(llama_folder), qat="int2", lr=3e-3)
+    events, result = run_plan(plan, tmp_path / "run")
+    full, after, *trained = (e for e in events if isinstance(e, EvalPoint))
+    assert (full.label, after.label) == ("full precision", "rounded after training")
+    plain, _ = run_plan(plan.changed(qat="off", steps=1, warmup=0), tmp_path / "plain")
+    assert next(e for e in plain if isinstance(e, EvalPoint)).loss == full.loss
+    assert after.loss != full.loss and not any(e.label for e in trained)
+    assert result.best_step > 0
+
+
 @pytest.mark.parametrize(("kind", "amount"), [("neurons", 0.5), ("heads", 0.5), ("layers", 0.5)])
 def test_structured_pruning_takes_parts_out_before_training(tmp_path: Path, llama_folder: Path, kind: str,
                                                             amount: float) -> None:
@@ -123,8 +134,9 @@ def test_structured_pruning_takes_parts_out_before_training(tmp_path: Path, llam
     after = load_masters(Path(result.model))
     assert after.parameters < before.parameters
     assert next(e for e in events if isinstance(e, RunStarted)).parameters == after.parameters
-    losses = [e.loss for e in events if isinstance(e, EvalPoint)]
-    assert losses[-1] < losses[0]
+    dense, pruned, *later = (e for e in events if isinstance(e, EvalPoint))
+    assert (dense.label, pruned.label) == ("dense baseline", "pruned") and dense.loss != pruned.loss
+    assert later[-1].loss < pruned.loss
 
 
 def test_lora_trains_thin_matrices_and_merges_them(tmp_path: Path, model_folder: Path) -> None:
