@@ -38,8 +38,6 @@ from engine.messages import (
     SpeedReport,
     Switched,
     Tokens,
-    Train,
-    Training,
     TurnsDropped,
 )
 from engine.models.chat import ChatMessage
@@ -53,10 +51,11 @@ from engine.sampling import check_sampling
 from engine.session import Session
 from engine.techniques import all_techniques
 from engine.techniques.base import cases
-from engine.train_events import Preparing, Stepped, TrainResult
+from engine.train_events import DataPreview, ProbeReport, TrainResult
 from engine.variant import Variant
 
-Result = GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | None
+Result = (GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | DataPreview | ProbeReport
+          | None)
 JobSteps = Generator[Event, None, Result]
 # A decode step that reads less than this from memory is limited by calls, not by reading: one thread is fastest, and
 # the other cores stay free for the window (measured, docs/design.md).
@@ -267,44 +266,6 @@ def _model_facts(state: EngineState, session: Session, fingerprint: str) -> dict
     return {"model_filename": state.folder.resolve().name, "model_type": session.config.model_type,
             "model_size": sum(f.stat().st_size for f in state.folder.glob("*.safetensors")),
             "model_n_params": session.masters.parameters, "model_fingerprint": fingerprint, "load_s": state.load_s}
-
-
-def train_job(state: EngineState, command: Train) -> JobSteps:
-    """Train by a plan. Where it is cancelled it writes its checkpoint first; the loaded model is not touched."""
-    from engine.training.trainer import train  # TensorBoard's writer with it: only those who train pay for that
-
-    job_id = command.job_id
-
-    def paused() -> bool:
-        return state.stopping or job_id in state.cancelled
-
-    def asked() -> str:
-        return "pause" if paused() else "finish" if job_id in state.finishing else ""
-
-    device = pick_device(command.device)
-    if state.threads is None and device.kind == "cpu":
-        torch.set_num_threads(device.cores)
-    steps = train(command.plan, Path(command.folder).expanduser(), device, resume=command.resume, asked=asked)
-    try:
-        while True:
-            try:
-                event = next(steps)
-            except StopIteration as finished:
-                result: TrainResult = finished.value
-                return result
-            now_s = time.monotonic()
-            if paused():
-                continue  # nobody listens any more; the run writes its checkpoint and ends
-            if isinstance(event, Stepped):
-                yield Progress(job_id, now_s, "Training", event.step, event.steps)
-            elif isinstance(event, Preparing):
-                yield Progress(job_id, now_s, event.stage, event.done, event.total)
-            else:
-                yield Training(job_id, now_s, event)
-    finally:
-        steps.close()
-        state.finishing.discard(job_id)
-        state.set_threads()
 
 
 def explain_job(state: EngineState, command: Explain) -> JobSteps:

@@ -14,19 +14,19 @@ from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
 from engine.recipe import Recipe
-from engine.train_events import TrainEvent, TrainResult
+from engine.train_commands import FinishTraining, PreviewData, ProbeData, Train
+from engine.train_events import DataPreview, ProbeReport, TrainEvent, TrainResult
 from engine.train_plan import TrainPlan
 
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
     "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "ContextCounted", "CountContext",
-    "EngagedReport", "Evaluate", "Event",
-    "Explain", "Failed", "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted",
-    "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded", "PartBegun", "PerplexityResult", "Progress", "QualityProbe",
-    "RecipeApplied", "RecipeFailed",
-    "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched", "TechniqueReport", "TimeShare",
-    "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult", "Training", "TurnsDropped",
-    "WorkOnText",
+    "DataPreview", "EngagedReport", "Evaluate", "Event", "Explain", "Failed", "FinishTraining", "Finished",
+    "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded",
+    "PartBegun", "PerplexityResult", "PreviewData", "ProbeData", "ProbeReport", "Progress", "QualityProbe",
+    "RecipeApplied", "RecipeFailed", "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched",
+    "TechniqueReport", "TimeShare", "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult",
+    "Training", "TurnsDropped", "WorkOnText",
 ]
 
 
@@ -93,26 +93,6 @@ class RunBenchmark:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train by a plan in a folder of its own. resume: go on from its checkpoint, where there is one. Cancel pauses it:
-    a checkpoint is written, and the same command with `resume` goes on to the identical curve. The loaded model is not
-    touched."""
-
-    job_id: int
-    plan: TrainPlan
-    folder: str
-    resume: bool = False
-    device: str | None = None
-
-
-@dataclass(frozen=True)
-class FinishTraining:
-    """Control: end a training run at its next step, with the best weights so far as its result."""
-
-    job_id: int
-
-
-@dataclass(frozen=True)
 class ApplyRecipe:
     """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
 
@@ -143,7 +123,7 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train
+Job = LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train | PreviewData | ProbeData
 Command = Job | FinishTraining | ApplyRecipe | SetThreads | CountContext | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -482,7 +462,8 @@ class Finished:
 
     job_id: int
     t_s: float
-    result: GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | None = None
+    result: (GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | DataPreview | ProbeReport
+             | None) = None
 
 
 @dataclass(frozen=True)

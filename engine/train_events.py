@@ -134,4 +134,43 @@ class TrainResult:
     findings: tuple[Finding, ...] = ()
 
 
-TrainEvent = RunStarted | Notice | Preparing | Stepped | TrainPoint | EvalPoint | Pruned | Saved | Finding
+@dataclass(frozen=True)
+class Probed:
+    """A short run of a data probe. share: of the training data; epochs: how often it was read; loss: the lowest
+    held-out one; train_loss: the last."""
+
+    share: float
+    parameters: int
+    epochs: float
+    loss: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What a data probe found. twice_data, twice_model: held-out loss to expect of twice the data or twice the model,
+    nan where no trend can be told. sentences: the same in words, the most important first."""
+
+    runs: tuple[Probed, ...]
+    steps: int
+    twice_data: float
+    twice_model: float
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataPreview:
+    """The first tokens of a run's data. pieces: (text of a token, whether it carries loss). tokens, learned_tokens: in
+    what was looked at, which is all of it where `complete`. files, size_bytes: as they lie on the disk. notices: what
+    is odd about the data."""
+
+    pieces: tuple[tuple[str, bool], ...]
+    tokens: int
+    learned_tokens: int
+    complete: bool
+    files: int
+    size_bytes: int
+    notices: tuple[str, ...] = ()
+
+
+TrainEvent = RunStarted | Notice | Preparing | Stepped | TrainPoint | EvalPoint | Pruned | Saved | Finding | Probed

@@ -39,6 +39,8 @@ from engine.messages import (
     Job,
     JobStarted,
     LoadModel,
+    PreviewData,
+    ProbeData,
     Progress,
     QualityProbe,
     RecipeApplied,
@@ -62,7 +64,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", WorkOnText: "reply", Evaluate: "score",
-                           Explain: "profile", RunBenchmark: "benchmark", Train: "training"}
+                           Explain: "profile", RunBenchmark: "benchmark", Train: "training", PreviewData: "preview",
+                           ProbeData: "data probe"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -177,7 +180,7 @@ class Worker:
 
     def _run_job(self, job: Job) -> None:
         """Run a job to its end; exactly one of Finished, Cancelled, Failed follows JobStarted."""
-        from engine import jobs, text_work
+        from engine import jobs, text_work, training_jobs
 
         assert self._state is not None
         self._running = job.job_id
@@ -194,8 +197,8 @@ class Worker:
             steps = jobs.explain_job(self._state, job)
         elif isinstance(job, RunBenchmark):
             steps = jobs.benchmark_job(self._state, job)
-        elif isinstance(job, Train):
-            steps = jobs.train_job(self._state, job)
+        elif isinstance(job, (Train, PreviewData, ProbeData)):
+            steps = training_jobs.training_job(self._state, job)
         else:
             steps = jobs.evaluate_job(self._state, job)
         try:

@@ -6,15 +6,20 @@ says where each recipe lies in it, for pointing. It keeps to what SVG Tiny knows
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from engine.bench.results import size
+from engine.bench.svg import CHAR as _CHAR
+from engine.bench.svg import box as _box
+from engine.bench.svg import cut as _cut
+from engine.bench.svg import document as _document
+from engine.bench.svg import line as _line
+from engine.bench.svg import scale as _scale
+from engine.bench.svg import text as _text
+from engine.bench.svg import tick as _tick
 from engine.measurements import BenchRow
 
-_CHAR = 0.56  # width of a letter beside the font's size, roughly
 RADIUS = 6.0
 
 
@@ -131,7 +136,7 @@ def scatter(rows: Sequence[BenchRow], width: float, height: float, look: Look | 
         box = _free(across(d.speed), upwards(d.quality), _cut(d.recipe, 28), em, (left, top, right, bottom), taken)
         taken.append(box)
         parts.append(_text(box[0], box[3] - 0.25 * em, _cut(d.recipe, 28), look.text, em))
-    return Chart(_svg(width, height, parts, look), tuple(marks))
+    return Chart(_document(width, height, parts, look.background), tuple(marks))
 
 
 def memory_bars(rows: Sequence[BenchRow], width: float, height: float, look: Look | None = None) -> Chart:
@@ -177,32 +182,7 @@ def _bars(lanes: dict[int, tuple[str, list[float]]], width: float, height: float
             x += wide
         parts.append(_text(x + 6, y + step / 2 + 0.35 * em, written(sum(values)), look.text, min(em, step)))
         marks.append(Mark(lane, left, y, max(8.0, x - left), step))
-    return Chart(_svg(width, height, parts, look), tuple(marks))
-
-
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
-
-    def ticks(self, most: int) -> list[float]:
-        """Round values inside, at most about so many."""
-        raw = (self.high - self.low) / most
-        unit = 10.0 ** math.floor(math.log10(raw))
-        step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
-        first = math.ceil(self.low / step)
-        return [round(n * step, 10) for n in range(first, math.floor(self.high / step) + 1)]
-
-
-def _scale(lows: Sequence[float], highs: Sequence[float], start: float, end: float) -> _Scale:
-    low, high = min(lows), max(highs)
-    room = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
-    return _Scale(low - room, high + room, start, end)
+    return Chart(_document(width, height, parts, look.background), tuple(marks))
 
 
 _Box = tuple[float, float, float, float]
@@ -229,33 +209,6 @@ def _rate(value: float) -> str:
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.1f} tok/s"
 
 
-def _tick(value: float) -> str:
-    return f"{value:,.6f}".rstrip("0").rstrip(".")
-
-
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else f"{text[:letters - 1]}…"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="1"/>'
-
-
-def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
-
-
-def _text(x: float, y: float, text: str, colour: str, px: float, anchor: str = "start") -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{px:.1f}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>")
-
-
 def _empty(width: float, height: float, look: Look) -> Chart:
-    return Chart(_svg(width, height, [_text(width / 2, height / 2, look.empty, look.muted, look.font_px, "middle")],
-                      look), ())
-
-
-def _svg(width: float, height: float, parts: Sequence[str], look: Look) -> str:
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-            f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif">\n'
-            + _box(0, 0, width, height, look.background) + "\n" + "\n".join(parts) + "\n</svg>\n")
+    words = _text(width / 2, height / 2, look.empty, look.muted, look.font_px, "middle")
+    return Chart(_document(width, height, [words], look.background), ())

@@ -17,6 +17,7 @@ from engine.train_events import (
     Finding,
     Notice,
     Preparing,
+    Probed,
     Pruned,
     RunStarted,
     Saved,
@@ -36,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
     parser.add_argument("--preview", type=int, metavar="TOKENS", help="show the first tokens of the data, learned ones "
                         "marked, and do not train")
+    parser.add_argument("--probe", action="store_true", help="train briefly on a quarter, a half and all of the "
+                        "data, and say what more data or a larger model would bring")
+    parser.add_argument("--probe-steps", type=int, default=0, metavar="STEPS", help="steps of each of these short runs "
+                        "(default: as many as the data ask for)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     parser.add_argument("--threads", type=int, help="threads of the CPU kernels (default: all cores)")
     parser.add_argument("--quiet", action="store_true", help="nothing on standard error but failures")
@@ -78,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
     def work(team: Team, device: DeviceFacts) -> int:
         if options.preview:
             return _preview(plan, folder, device, options.preview)
+        if options.probe:
+            return _probe(plan, folder, device, team, options)
         return _train(plan, folder, device, team, options)
 
     return run_in_team(options.device, work)
@@ -105,6 +112,28 @@ def _train(plan: TrainPlan, folder: Path, device: Any, team: Any, options: argpa
               f"{result.best_loss:.4f} at step {result.best_step:,}, {result.elapsed_s:.0f} s"
               + (f", model in {result.model}" if result.model else ""))
     return 130 if result.state == "paused" else 0
+
+
+def _probe(plan: TrainPlan, folder: Path, device: Any, team: Any, options: argparse.Namespace) -> int:
+    from engine.training.probing import probe
+
+    if team.world > 1:
+        raise DynoError("A data probe runs in one process.", "Start it without torchrun.")
+    with _interruptible() as wish:
+        steps = probe(plan, folder, device, max(0, options.probe_steps), wish)
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as finished:
+                report = finished.value
+                break
+            if isinstance(event, (Preparing, Probed, Notice)) and not options.quiet:
+                print(describe(event), file=sys.stderr, flush=True)
+    if report is None:
+        print(f"Paused; the same command goes on from {folder}.", file=sys.stderr)
+        return 130
+    print("\n".join(report.sentences))
+    return 0
 
 
 @contextlib.contextmanager
@@ -145,6 +174,9 @@ def describe(event: TrainEvent) -> str:
         return f"step {event.step:>6}  pruned: {event.zeros:,} of {event.weights:,} weights are zero"
     if isinstance(event, (Notice, Finding)):
         return event.text
+    if isinstance(event, Probed):
+        return (f"{event.share:.0%} of the data, {event.parameters:,} parameters, read {event.epochs:.1f} times: "
+                f"held-out loss {event.loss:.4f}, training loss {event.train_loss:.4f}")
     if isinstance(event, Preparing):
         return f"{event.stage} {event.done}/{event.total}" if event.total else event.stage
     assert isinstance(event, (Saved, Stepped))
