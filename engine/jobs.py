@@ -287,7 +287,7 @@ def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo
     files = list(folder.glob("*.safetensors"))
     stored = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return ModelInfo(
-        name=folder.resolve().name, folder=str(folder), architecture=session.config.model_type,
+        name=model_name(folder), folder=str(folder), architecture=session.config.model_type,
         parameters=session.masters.parameters, context=session.config.context,
         stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
         device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
@@ -303,6 +303,12 @@ def _reasons_first(session: Session) -> bool:
         return opens_reasoning(session.tokenizer.chat_text([ChatMessage("user", "?")], answering=True))
     except DynoError:
         return False  # a template that refuses this will say so when it is asked for a reply
+
+
+def model_name(folder: Path) -> str:
+    """What a model is called: its folder's name; the run's where a training run made it."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" and (folder.parent / "plan.json").is_file() else folder.name
 
 
 def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> Iterator[tuple[str, str]]:

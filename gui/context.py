@@ -30,6 +30,7 @@ class WindowActions(QObject):
     compose = Signal()
     export = Signal()
     stop = Signal()
+    open_model = Signal(str, str)  # a model's folder, and the key of the page to use it on
     explain = Signal()  # where does a token's time go?
     recipes = Signal()  # to the box of presets
     techniques = Signal()  # to the first switch

@@ -83,6 +83,7 @@ class MainWindow(QMainWindow):
         self._build_status()
         self._build_menus()
         context.bridge.received.connect(self._on_event)
+        context.actions.open_model.connect(self._open_on)
         theme().changed.connect(self._restyle)
         self._restyle()
         self._restore()
@@ -255,6 +256,11 @@ class MainWindow(QMainWindow):
         """Load a model folder; the one before it stays until this one is ready."""
         self._loading_id = self._context.bridge.next_id()
         self._context.bridge.submit(LoadModel(self._loading_id, folder, remembered_recipe(self._context.settings)))
+
+    def _open_on(self, folder: str, page: str) -> None:
+        self.load_model(folder)
+        if page in self.pages:
+            self.show_page(list(self.pages).index(page))
 
     def _new_chat(self) -> None:
         self.show_page(0)

@@ -32,7 +32,8 @@ class ChartView(QWidget):
 
     chosen = Signal(int)
 
-    def __init__(self, name: str, look: Callable[[], Look], parent: QWidget | None = None) -> None:
+    def __init__(self, name: str, look: Callable[[], Look], about: str = "", parent: QWidget | None = None) -> None:
+        """about: what keys do here, where it is not recipes that are walked through."""
         super().__init__(parent)
         self._look = look
         self._make: Maker | None = None
@@ -42,8 +43,8 @@ class ChartView(QWidget):
         self._current = -1  # place in the chart's marks
         self._pressed = -1
         self.setAccessibleName(name)
-        self.setAccessibleDescription(
-            self.tr("Arrow keys walk through the recipes, Enter applies one. The Results tab has the same figures."))
+        self.setAccessibleDescription(about or self.tr(
+            "Arrow keys walk through the recipes, Enter applies one. The Results tab has the same figures."))
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
