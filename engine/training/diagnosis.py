@@ -6,10 +6,11 @@ Rules of thumb, each with the margin that keeps noise from being read as news; a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from engine.errors import DynoError
 from engine.train_events import EvalPoint, Finding, TrainPoint
-from engine.train_plan import TrainPlan
+from engine.train_plan import SIZES, TrainPlan
 
 _WORSE, _CLEARLY_WORSE = 1.002, 1.005  # of the lowest held-out loss
 _MANY_EPOCHS = 4.0
@@ -90,10 +91,18 @@ def _starved(plan: TrainPlan, train: Sequence[TrainPoint], judged: Sequence[Eval
     gap = judged[-1].loss - train[-1].loss
     if epochs < _MANY_EPOCHS or gap < _GAP:
         return None
-    remedy = {"data_share": 1.0} if plan.data_share < 1 else {}
+    remedy: dict[str, Any]
+    if plan.data_share < 1:
+        remedy, advice = {"data_share": 1.0}, "Train on all of the data."
+    elif not plan.model and plan.size != SIZES[0]:
+        remedy = {"size": SIZES[SIZES.index(plan.size) - 1]}
+        advice = f"Add data, or take a smaller model, such as {remedy['size']}."
+    else:
+        remedy = {"dropout": min(0.5, plan.dropout + 0.1), "patience": plan.patience or 3}
+        advice = (f"Add data; as long as there is none, raise dropout to {remedy['dropout']:.1f} and stop after "
+                  f"{remedy['patience']} evaluations without a new best.")
     return Finding("data-starved", f"Every token was read {epochs:.0f} times, and the held-out loss is {gap:.2f} above "
-                   "the training loss: there is too little data for this model and length.",
-                   "Train on all of the data." if remedy else "Add data, or take a smaller model.", -1, remedy)
+                   "the training loss: there is too little data for this model and length.", advice, -1, remedy)
 
 
 def _underfitting(plan: TrainPlan, judged: Sequence[EvalPoint]) -> Finding | None:

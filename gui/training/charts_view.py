@@ -69,7 +69,8 @@ class ChartsView(QScrollArea):
         self._run: RunRecord | None = None
         self.loss = ChartView(self.tr("Loss"), self._look, self.tr(
             "Arrow keys walk through the evaluations, Enter shows a sample. The data table has the same figures."))
-        self.loss.setMinimumHeight(210)
+        self.loss.setMinimumHeight(150)
+        self.loss.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)  # small ones below
         self.loss.chosen.connect(self.pointed)
         self.small: dict[str, tuple[TextLabel, ChartView]] = {}
         content = QWidget()

@@ -290,7 +290,7 @@ class TrainingPage(QWidget):
         else:
             self.status.setText(self._problem() or self.tr("Ready to train."))
         if self.shown is not None and self.shown.facts.message and self.tabs.currentWidget() is self.run and (
-                not self.job.busy):
+                not self.job.busy and self.notice.isHidden()):
             self.status.setText(f"{state_text(self.shown)}: {engine_text(self.shown.facts.message)}")
 
     def _problem(self) -> str:

@@ -23,7 +23,8 @@ from gui.training.charts_view import ChartsView, judged_points
 from gui.widgets.labels import IconLabel, TextLabel, announce, engine_text, quiet
 from gui.widgets.numbers import count, rate, size
 
-_FACTS = 3  # notices shown at most, the newest
+_NOTICES = 3  # shown at most, the newest
+_ROWS = 500  # of the table; the run's CSV files have all
 
 
 class Diagnosis(QFrame):
@@ -83,7 +84,7 @@ class RunView(QWidget):
         self.diagnosis.chosen.connect(self.remedied)
         self.charts = ChartsView()
         self.table = CopyTable(self.tr("Figures of the run"), self.tr(
-            "One line for each point of the curves, the newest first. Ctrl+C copies the table."), words=1)
+            "One line for each of the last points of the curves, the newest first. Ctrl+C copies the table."), words=1)
         self.stack = QStackedWidget()
         self.stack.addWidget(self.charts)
         self.stack.addWidget(self.table)
@@ -114,6 +115,7 @@ class RunView(QWidget):
         split.addWidget(beside)
         split.setStretchFactor(0, 4)
         split.setStretchFactor(1, 1)
+        split.setSizes([500, 80])
         column = QVBoxLayout(self)
         column.setContentsMargins(2, 6, 2, 0)
         column.setSpacing(4)
@@ -136,7 +138,7 @@ class RunView(QWidget):
             self.facts.setText(self.tr("No run is shown. Start one, or open one of the list."))
             return
         self.facts.setText(" · ".join(self._facts(run)))
-        self.notices.setText(" ".join(map(engine_text, run.facts.notices[-_FACTS:])))
+        self.notices.setText(" ".join(map(engine_text, run.facts.notices[-_NOTICES:])))
         self.notices.setVisible(bool(run.facts.notices))
         self.diagnosis.show_findings(run.findings() if run.state != FAILED else ())
         self.charts.show_run(run)
@@ -193,12 +195,14 @@ class RunView(QWidget):
         run = self._run
         if run is None:
             return
-        self.table.set_headings([
+        headings = [
             self.tr("Step"), self.tr("Training loss"), self.tr("Held-out loss"), self.tr("Perplexity"),
             self.tr("Learning rate"), self.tr("Gradient norm"), self.tr("Speed"), self.tr("Memory"),
-            self.tr("Loss scale"), self.tr("Skipped"), self.tr("Sparsity"), self.tr("Remarks")])
+            self.tr("Loss scale"), self.tr("Skipped"), self.tr("Sparsity"), self.tr("Remarks")]
+        if self.table.columnCount() != len(headings):
+            self.table.set_headings(headings)
         rows: list[tuple[int, int, list[str]]] = []
-        for p in run.train:
+        for p in run.train[-_ROWS:]:
             rows.append((p.step, 0, [
                 f"{p.step:,}", f"{p.loss:.4f}", "", "", f"{p.lr:.8f}".rstrip("0"), f"{p.grad_norm:.3f}",
                 rate(p.tokens_per_s), size(p.memory_bytes), f"{p.scale:,.0f}" if p.scale else "",
@@ -206,5 +210,7 @@ class RunView(QWidget):
         for e in run.evaluations:
             remark = engine_text(e.label) or (self.tr("best so far") if e.best else "")
             rows.append((e.step, 1, [f"{e.step:,}", "", f"{e.loss:.4f}", f"{e.perplexity:.2f}", *[""] * 7, remark]))
-        for place, (_, _, cells) in enumerate(sorted(rows, key=lambda r: (-r[0], -r[1]))):
+        rows = sorted(rows, key=lambda r: (-r[0], -r[1]))[:_ROWS]
+        self.table.setRowCount(len(rows))
+        for place, (_, _, cells) in enumerate(rows):
             self.table.set_line(place, cells)

@@ -36,7 +36,8 @@ class RunsView(QWidget):
         self.busy = False
         self.table = CopyTable(self.tr("Training runs"), self.tr("Enter opens a run."), words=4)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.about = quiet()
+        self.about = quiet(self.tr(
+            "No runs yet. What you train here is kept in this list; a run made elsewhere can be watched, too."))
         self.buttons: dict[str, QPushButton] = {}
         row = QHBoxLayout()
         for key, text, about, slot in (
@@ -82,8 +83,9 @@ class RunsView(QWidget):
                 f"{run.plan.steps:,}", f"{run.best.perplexity:.2f}" if run.best is not None else "", str(run.folder)])
             if chosen is not None and run.folder == chosen.folder:
                 self.table.selectRow(place)
-        self.about.setText("" if self.runs else self.tr(
-            "No runs yet. What you train here is kept in this list; a run made elsewhere can be watched, too."))
+        if chosen is None and self.runs:
+            self.table.selectRow(0)
+        self.about.setVisible(not self.runs)
         self._enable()
 
     def selected(self) -> RunRecord | None:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT, TEXT
 from tests.engine.training.support import curve
 
-KILLS = 5
+KILLS = int(os.environ.get("GPT_DYNO_TEST_KILLS", "5"))
 STEPS = 400
 
 

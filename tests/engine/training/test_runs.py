@@ -16,7 +16,7 @@ from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
-from engine.training.records import TRAIN, read_curve
+from engine.training.records import EVALUATION, TRAIN, read_curve
 from tests.engine.training.support import curve, plan_for, run_plan
 
 CASES: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def test_points_after_the_checkpoint_are_told_once(tmp_path: Path) -> None:
 def test_tensorboard_reads_every_scalar_back(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    plan = plan_for(tmp_path, histograms="on", sample="The ")
+    plan = plan_for(tmp_path, histograms="on", sample="The ", precision="fp16")
     run_plan(plan, tmp_path / "run", asked=lambda e: "pause" if isinstance(e[-1], TrainPoint) and e[-1].step == 6
              else "")
     run_plan(plan, tmp_path / "run", resume=True)
@@ -99,6 +99,16 @@ def test_tensorboard_reads_every_scalar_back(tmp_path: Path) -> None:
     assert [(p.step, p.value) for p in board.Scalars("train/loss")] == [
         (int(r["step"]), pytest.approx(float(r["loss"]))) for r in rows]
     assert {p.step for p in board.Scalars("validation/loss")} == {0, 4, 8, 12}
+    columns = {"train/learning_rate": "lr", "train/gradient_norm": "grad_norm", "train/tokens_per_s": "tokens_per_s",
+               "train/sparsity": "sparsity", "train/memory_bytes": "memory_bytes", "train/loss": "loss",
+               "train/loss_scale": "scale", "train/skipped_steps": "skipped"}
+    judged = read_curve(tmp_path / "run" / EVALUATION)
+    assert set(board.Tags()["scalars"]) == {*columns, "validation/loss", "validation/perplexity"}
+    for tag, column in columns.items():
+        wanted = [len(r[column].split()) if column == "skipped" else float(r[column]) for r in rows]
+        assert [p.value for p in board.Scalars(tag)] == pytest.approx(wanted, rel=1e-6), tag
+    for name in ("loss", "perplexity"):
+        assert [p.value for p in board.Scalars(f"validation/{name}")] == pytest.approx([float(r[name]) for r in judged])
     assert board.Histograms("embed.weight") and board.Tensors("sample/text_summary")
 
 
