@@ -179,4 +179,5 @@ def make_editor(field: dataclasses.Field[Any]) -> Editor:
     editor.control.setAccessibleName(label)
     editor.control.setAccessibleDescription(about)
     editor.widget.setToolTip(about)
+    editor.setParent(editor.widget)  # so that the theme does not call one whose widgets are gone
     return editor

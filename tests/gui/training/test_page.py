@@ -12,7 +12,7 @@ from PySide6.QtGui import QTextCharFormat, QTextCursor
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from engine.train_events import EvalPoint, Finding
+from engine.train_events import Finding
 from engine.train_plan import TrainPlan
 from engine.training.records import FACTS, RunRecord
 from gui.app import Application
@@ -104,12 +104,14 @@ def test_a_run_that_fails_says_what_and_what_to_do(qapp: QApplication, qtbot: Qt
 
 def test_a_remedy_is_set_in_the_form_by_its_button(qapp: QApplication, qtbot: QtBot, application: Application,
                                                    tmp_path: Path) -> None:
+    run_plan(plan_for(tmp_path, batch=3), tmp_path / "run")
     page = opened(qapp, application, tmp_path)
+    page.open_run(RunRecord.open(tmp_path / "run"))
     found = Finding("over-fitting", "Over-fitting since step 4.", "Raise dropout.", 4, {"dropout": 0.1, "patience": 3})
     page.run.diagnosis.show_findings((found,))
-    page.tabs.setCurrentWidget(page.run)
     qtbot.mouseClick(page.run.diagnosis.button, Qt.MouseButton.LeftButton)
     assert page.form.plan().dropout == 0.1 and page.form.plan().patience == 3
+    assert page.form.plan().batch == 3, "the remedy is one of the run that is shown"
     assert page.form.isVisible() and "Dropout 0.1" in page.notice.text()
 
 
@@ -134,7 +136,7 @@ def test_tokens_without_loss_look_different_in_more_than_colour(qapp: QApplicati
 
 def test_a_run_made_elsewhere_is_watched(qapp: QApplication, application: Application, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
-    run_plan(plan_for(tmp_path), elsewhere, asked=lambda e: "pause" if isinstance(e[-1], EvalPoint) else "")
+    run_plan(plan_for(tmp_path), elsewhere, asked=lambda e: "pause")
     page = opened(qapp, application, tmp_path)
     page.runs.watch_folder(elsewhere)
     assert page.shown is not None and page.shown.folder == elsewhere
