@@ -167,7 +167,7 @@ def _profiled(variant: Variant, cache: KVCache, context: int) -> dict[str, tuple
 
 
 def _native_parts(variant: Variant, step: NativeStep, cache: KVCache, context: int) -> dict[str, tuple[float, int]]:
-    """The native step's own clock: products with the norms and activations around them, and attention."""
+    """The native step's own clock."""
     ids, before = torch.zeros(1, 1, dtype=torch.long), step.spent_ns
     step.timed = True
     try:
@@ -177,7 +177,9 @@ def _native_parts(variant: Variant, step: NativeStep, cache: KVCache, context: i
     finally:
         step.timed = False
     layers = variant.decoder.config.n_layers
-    names = (("native matmul, with norms and activations", len(variant.report.layers)), ("native attention", layers))
+    # Norms and rotations before the products, softmax parts put together, and activations: five a layer, and the last.
+    names = (("native matmul", len(variant.report.layers)), ("native attention", layers),
+             ("native norms, rotations and activations", 5 * layers + 1))
     return {name: ((after - start) * 1e-9 / _PROFILED, calls)
             for (name, calls), after, start in zip(names, step.spent_ns, before, strict=True)}
 

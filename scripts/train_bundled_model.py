@@ -35,7 +35,7 @@ MODEL = ModelConfig(
     model_type="llama", vocab_size=8192, hidden_size=256, n_layers=8, n_heads=4, n_kv_heads=2, head_dim=64,
     intermediate_size=704, context=1024, norm_eps=1e-5, activation="silu", gated=True, layer_norm=False,
     learned_positions=False, tied=True)
-PRETRAIN = Phase("pretrain", steps=2000, lengths=((0.9, 256), (0.1, 1024)), muon_lr=0.02, adam_lr=3e-3,
+PRETRAIN = Phase("pretrain", steps=1450, lengths=((0.9, 256), (0.1, 1024)), muon_lr=0.02, adam_lr=3e-3,
                  warmup_steps=60, decay_from=0.7, final_share=0.0)
 TUNE = Phase("tune", steps=900, lengths=((0.8, 256), (0.1, 512), (0.1, 1024)), muon_lr=0.008, adam_lr=1.5e-3,
              warmup_steps=10, decay_from=0.1, final_share=0.02, batch_tokens=4096)

@@ -20,7 +20,7 @@ from engine.models.cache import Int8KVCache, KVCache
 from engine.models.config import ModelConfig
 from engine.models.gpt import Decoder, Norm, rounded
 from engine.models.rope import rope_angles, turn_factor
-from engine.native.library import ACTIVATIONS, KINDS, Block, Cache, Library, Matrix, Model, Table, Turn, Vector
+from engine.native.library import ACTIVATIONS, KINDS, PARTS, Block, Cache, Library, Matrix, Model, Table, Turn, Vector
 
 _CACHES = {torch.float32: KINDS["fp32"], torch.bfloat16: KINDS["bf16"], torch.float16: KINDS["fp16"],
            torch.int8: KINDS["int8"]}
@@ -29,7 +29,7 @@ _CACHES = {torch.float32: KINDS["fp32"], torch.bfloat16: KINDS["bf16"], torch.fl
 class NativeStep:
     """Runs 1 to MAX_ROWS tokens over any cache; more rows go through the decoder.
 
-    spent_ns: nanoseconds in (matrix products, attention) since `timed` was set.
+    While `timed` is set, its time is counted by parts.
     """
 
     def __init__(self, decoder: Decoder, run: Library, session: int, kept: list[Tensor]) -> None:
@@ -37,7 +37,7 @@ class NativeStep:
         self._decoder, self._config, self._run = decoder, decoder.config, run
         self._session, self._kept = session, kept
         self._rope: tuple[tuple[Tensor, Tensor], ...] = ()
-        self._spent = (ctypes.c_int64 * 2)()
+        self._spent = (ctypes.c_int64 * PARTS)()
         self.timed = False
         weakref.finalize(self, run.close, session)
 
@@ -50,8 +50,9 @@ class NativeStep:
         return cls(decoder, run, session, kept) if session else None
 
     @property
-    def spent_ns(self) -> tuple[int, int]:
-        return self._spent[0], self._spent[1]
+    def spent_ns(self) -> tuple[int, ...]:
+        """Nanoseconds so far in matrix products, in attention, and in the small operators, of timed steps."""
+        return tuple(self._spent)
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         """fp32 logits (1, T, V) for ids (1, T)."""

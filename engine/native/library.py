@@ -11,8 +11,9 @@ import functools
 import os
 from pathlib import Path
 
-ABI = 3  # DYNO_ABI of src/dyno.h
+ABI = 4  # DYNO_ABI of src/dyno.h
 MAX_ROWS = 8
+PARTS = 3  # of a step's time, DYNO_PARTS
 KINDS = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3, "int8-dynamic": 4, "int4": 5}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 INSTRUCTION_SETS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt, QTimer
-from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QSplitter, QVBoxLayout, QWidget
 
 from engine.errors import DynoError
-from engine.messages import (
-    Cancel,
-    Cancelled,
-    ChatMessage,
-    Event,
-    Failed,
-    Finished,
-    Generate,
-    GenerationStats,
-    JobStarted,
-    ModelInfo,
-    ModelLoaded,
-    Switched,
-    Tokens,
-    TurnsDropped,
-)
-from engine.storage import Conversation, Message
-from gui.chat import export
+from engine.messages import Cancel, CountContext, Event, ModelInfo, ModelLoaded
+from engine.scenarios import read_scenarios
+from engine.storage import NEW_CHAT, Conversation
+from gui.chat import export, turns
+from gui.chat.budget import Budget
 from gui.chat.composer import Composer
 from gui.chat.conversation_list import ConversationList
-from gui.chat.message_view import MessageView, PromptView, ReplyView
+from gui.chat.drafts import Drafts, state_of
+from gui.chat.message_view import MessageView
 from gui.chat.reply import RunningReply
+from gui.chat.reply_view import ReplyView
 from gui.chat.sampling_popover import SamplingPopover
+from gui.chat.thread import Thread
 from gui.chat.transcript import Transcript
+from gui.chat.unsaved import UnsavedReplies
+from gui.chat.welcome import welcome_for
 from gui.context import AppContext, Page
 from gui.theme import theme
 from gui.widgets.notice import Notice
 
 _REFRESH_MS = 80
-_SAVE_AGAIN_MS = 2000
 _UNDO_MS = 60_000
-_ALTERNATIVES = 5
 _TITLE_LENGTH = 48
 
 
@@ -55,25 +44,27 @@ class ChatPage(QWidget):
         self._store = context.store
         self._model: ModelInfo | None = None
         self._conversation: Conversation | None = None
-        self._messages: dict[MessageView, Message] = {}
         self._reply: RunningReply | None = None
-        self._editing: MessageView | None = None
-        self._draft = ""  # what stood in the composer before an edit began
-        self._unsaved: list[RunningReply] = []
         self._draft_system = ""
+        scenarios, problems = read_scenarios()
+        self._scenarios = {scenario.key: scenario for scenario in scenarios}
         self.list = ConversationList(context.store)
         self.transcript = Transcript()
-        self.composer = Composer()
+        self._thread = Thread(context.store, self.transcript, self._scenarios)
+        self.composer = Composer(scenarios)
         self.notice = Notice()
         self._edit_strip = Notice()
         self._sampling = SamplingPopover(context.settings, self)
-        self._retry_timer = QTimer(self, interval=_SAVE_AGAIN_MS)
-        self._retry_timer.timeout.connect(self._save_again)
+        self._drafts = Drafts(context.store, self.composer)
+        self._budget = Budget(context.bridge, self.composer.meter, self._count)
+        self._unsaved = UnsavedReplies(self)
         self._timer = QTimer(self, interval=_REFRESH_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer.timeout.connect(lambda: self._reply.tick() if self._reply is not None else None)
         self._build()
         self._connect()
         self._open_last()
+        if problems:
+            self.notice.show_problem(problems[0])
 
     # ------------------------------------------------------------------------------------------------------- build
 
@@ -110,14 +101,23 @@ class ChatPage(QWidget):
         self.list.new_requested.connect(self.new_chat)
         self.list.deleted.connect(self._deleted)
         self.list.renamed.connect(self._renamed)
+        self._thread.edit_requested.connect(self._edit)
+        self._thread.retry_requested.connect(self._retry)
+        self._thread.branch_requested.connect(self._walk)
         self._edit_strip.dismissed.connect(self._cancel_edit)
-        self.composer.sent.connect(self.send)
+        self.composer.sent.connect(self._send_composed)
+        self.composer.changed.connect(self._budget.changed)
         self.composer.stop_requested.connect(self.stop)
+        self.composer.refused.connect(self.notice.show_problem)
         self.composer.sampling_requested.connect(
             lambda anchor: self._sampling.open_at(anchor, self._system_prompt()))
         self._sampling.system_prompt_changed.connect(self._set_system_prompt)
+        self._drafts.refused.connect(self.notice.show_problem)
+        self._unsaved.refused.connect(self.notice.show_problem)
+        self._unsaved.saved.connect(lambda: self.notice.show_message(self.tr("Everything is saved again.")))
         self.transcript.suggestion_chosen.connect(self.send)
-        theme().changed.connect(self._restyle)
+        for part in (self.list, self.transcript, self.composer):
+            theme().changed.connect(part.restyle)
 
     # ----------------------------------------------------------------------------------------------- conversations
 
@@ -128,6 +128,7 @@ class ChatPage(QWidget):
         self._draft_system = ""
         self.list.clear_selection()
         self._show_welcome()
+        self._open_draft()
         self.composer.field.setFocus()
 
     def open(self, conversation_id: int) -> None:
@@ -138,16 +139,13 @@ class ChatPage(QWidget):
         self._leave()
         self._conversation = found
         self._context.settings.set("conversation", conversation_id)
-        unsaved = {reply.message_id: reply.wanted for reply in self._unsaved}
-        for message in self._store.messages(conversation_id):
-            if message.id in unsaved:
-                text, state, meta = unsaved[message.id]
-                message = replace(message, text=text, state=state, meta=meta or {})
-            if self._reply is not None and message.id == self._reply.message_id:
-                self._show(self._reply.view, message)
-            else:
-                self._show(self._stored_view(message), message)
-        self.transcript.follow()
+        self._show_path()
+        self._open_draft()
+
+    def _show_path(self) -> None:
+        """Show the turns of the branch that is shown."""
+        assert self._conversation is not None
+        self._thread.open(self._conversation.id, self._reply, self._unsaved.newest)
 
     def _open_last(self) -> None:
         self.list.refresh()
@@ -157,14 +155,21 @@ class ChatPage(QWidget):
             self.open(last)
         else:
             self._show_welcome()
+            self._open_draft()
+
+    def _open_draft(self) -> None:
+        self._drafts.open(self._conversation.id if self._conversation is not None else NEW_CHAT)
+        if self._thread.view(self._drafts.editing) is not None:
+            self._say_editing()
+        else:
+            self._cancel_edit()
+        self._budget.changed()
 
     def _leave(self) -> None:
         """Take the conversation off the screen; a running reply goes on unseen."""
-        if self._reply is not None:
-            self._reply.view.setParent(None)
-        self._cancel_edit()
-        self._messages.clear()
-        self.transcript.clear()
+        self._drafts.save()
+        self._edit_strip.clear()
+        self._thread.clear(self._reply)
 
     def _deleted(self, conversation_id: int, title: str) -> None:
         if self._conversation is not None and self._conversation.id == conversation_id:
@@ -181,24 +186,11 @@ class ChatPage(QWidget):
                                  lasting_ms=_UNDO_MS)
 
     def _show_welcome(self) -> None:
-        name = self._model.name if self._model is not None else ""
-        bundled = self._model is None or name.startswith("dyno-small")
-        suggestions: tuple[str, ...]
-        if bundled:
-            suggestions = (self.tr("Hello! How are you today?"), self.tr("Tell me a short story about a fox."),
-                           self.tr("What is a KV cache?"))
-            note = self.tr("The bundled model is small and often wrong: it is here so that everything works at once, "
-                           "without a network. Open a bigger one with Ctrl+O.")
-        elif self._model is not None and not self._model.chat_template:
-            suggestions = (self.tr("Once upon a time"), self.tr("The most important thing about engines is"))
-            note = self.tr("{name} has no chat template: it continues the text you give it.").format(name=name)
-        else:
-            suggestions = (self.tr("Hello! What can you do?"), self.tr("Explain attention in two sentences."),
-                           self.tr("Write a short poem about the sea."))
-            note = self.tr("Everything stays on this computer.")
-        self.transcript.show_welcome(self.tr("What shall we talk about?"), suggestions, note)
+        welcome = welcome_for(self._model)
+        self.transcript.show_welcome(self.tr("What shall we talk about?"), welcome.suggestions, welcome.note)
 
     def _set_system_prompt(self, text: str) -> None:
+        self._budget.changed()
         if self._conversation is None:
             self._draft_system = text
             return
@@ -216,47 +208,56 @@ class ChatPage(QWidget):
 
     def export(self) -> None:
         """Ask for a file and write the conversation to it."""
-        if self._conversation is None:
-            self.notice.show_message(self.tr("There is nothing to export yet."))
-            return
-        suggestion = str(Path.home() / f"{self._conversation.title.replace('/', '-').rstrip('. ')}.md")
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export chat"), suggestion,
-                                              self.tr("Markdown (*.md);;JSON (*.json)"))
-        if path:
-            conversation, messages = self._conversation, self._store.messages(self._conversation.id)
-            if self._guarded(lambda: export.write(Path(path), conversation, messages)):
-                self.notice.show_message(self.tr("Exported to {name}.").format(name=Path(path).name))
+        messages = self._store.messages(self._conversation.id) if self._conversation is not None else []
+        export.ask_and_write(self, self.notice, self._conversation, messages)
 
     # ----------------------------------------------------------------------------------------------------- sending
 
+    def _send_composed(self, text: str) -> None:
+        """Send what stands in the composer; it stays there where it cannot be stored."""
+        file = self.composer.attachment
+        meta = self.composer.way.to_meta()
+        if file.text:
+            meta["file"] = {"name": file.name, "characters": len(file.text.strip())}
+        if self._store_prompt(text, meta):
+            if self._drafts.editing:
+                self._drafts.end_edit()
+                self._edit_strip.clear()
+            else:
+                self.composer.clear()
+                self._drafts.save()
+            self._ask()
+
     def send(self, text: str) -> None:
-        """Store the prompt, then ask the engine. What cannot be stored goes back into the composer."""
-        if self._reply is not None:
-            self._give_back(text)
-            return
+        """Send a prompt as plain chat. What cannot be sent now, or stored, goes into the composer."""
+        if self._reply is None and self._store_prompt(text, {}):
+            self._ask()
+        else:
+            self.composer.set_state({"text": text})
+            self.composer.field.setFocus()
+
+    def _store_prompt(self, text: str, meta: dict[str, Any]) -> bool:
+        """Store a prompt at the end, or as another branch beside the one that is edited; whether it could be."""
+        edited = self._thread.view(self._drafts.editing)
         try:
             if self._conversation is None:
                 title = " ".join(text.split())[:_TITLE_LENGTH]
                 self._conversation = self._store.new_conversation(title, self._draft_system)
                 self._context.settings.set("conversation", self._conversation.id)
-            edited = self._messages.get(self._editing) if self._editing is not None else None
+                self._drafts.begun(self._conversation.id)
             if edited is None:
-                message = self._store.add_message(self._conversation.id, "user", text)
+                message = self._store.add_message(self._conversation.id, "user", text, meta=meta)
             else:
-                message = self._store.replace_from(self._conversation.id, edited.id, "user", text)
+                message = self._store.replace_from(self._conversation.id, self._drafts.editing, "user", text, meta=meta)
         except DynoError as error:
-            self._give_back(text)
             self.notice.show_problem(error.summary, error.hint)
-            return
-        if self._editing is not None:
-            self._forget_from(self._editing)
-            self._editing, draft = None, self._draft
-            self._edit_strip.clear()
-            self.composer.field.setPlainText(draft)
+            return False
+        if edited is not None:
+            self._thread.forget_from(edited)
         self.list.refresh(current=self._conversation.id)
-        self._show(self._stored_view(message), message)
+        self._thread.add(message)
         self.composer.field.setFocus()
-        self._ask()
+        return True
 
     def stop(self) -> None:
         """End the running reply and keep what was written."""
@@ -265,67 +266,85 @@ class ChatPage(QWidget):
         self.composer.field.setFocus()
 
     def _ask(self, instead_of: MessageView | None = None) -> None:
-        """Have the model answer the conversation as it stands; an older reply it replaces is archived."""
+        """Have the model answer the conversation as it stands; a reply it takes the place of stays as a branch."""
         assert self._conversation is not None
         conversation = self._conversation
-        replaced = self._messages[instead_of] if instead_of is not None else None
-        stored = self._store.messages(conversation.id)
-        turns = _alternating([m.turn for m in stored if m.text and (replaced is None or m.id < replaced.id)])
-        system = [ChatMessage("system", conversation.system_prompt)] if conversation.system_prompt else []
+        replaced = self._thread.message(instead_of)
+        stored = [m for m in self._store.messages(conversation.id) if replaced is None or m.id < replaced.id]
+        prompt = next((m for m in reversed(stored) if m.role == "user"), None)
+        way, seen = turns.way_of(prompt, self._scenarios), turns.turns_of(stored, self._scenarios)
+        view = ReplyView(way.by_template and self._model is not None and self._model.reasons_first, way.scenario.view)
         try:
             if replaced is None:
-                message = self._store.add_message(conversation.id, "assistant", "", "streaming")
+                message = self._store.add_message(conversation.id, "assistant", "", "streaming", view.begin_meta())
             else:
-                message = self._store.replace_from(conversation.id, replaced.id, "assistant", "", "streaming")
+                message = self._store.replace_from(conversation.id, replaced.id, "assistant", "", "streaming",
+                                                   view.begin_meta())
         except DynoError as error:
             self.notice.show_problem(error.summary, error.hint)
             return
         if instead_of is not None:
-            self._forget_from(instead_of)
-        view = ReplyView()
-        self._connected(view)
+            self._thread.forget_from(instead_of)
         view.show_waiting(self.tr("The model is loading…") if self._model is None else self.tr("Reading…"))
-        self._show(view, message)
+        self._thread.add_reply(view, message)
+        self._thread.show_branches(conversation.id)
         job_id = self._context.bridge.next_id()
-        self._reply = RunningReply(self._store, job_id, conversation.id, message.id, view)
+        self._reply = RunningReply(self._store, job_id, conversation.id, message.id, view, way, seen)
         self.composer.set_busy(True)
+        self._budget.reply_runs(True)
         self._timer.start()
         self.transcript.follow()
-        self._context.bridge.submit(Generate(
-            job_id, messages=(*system, *turns), sampling=self._sampling.sampling(), alternatives=_ALTERNATIVES,
-            submitted_s=time.perf_counter()))
+        self._context.bridge.submit(turns.command(
+            job_id, way, seen, prompt.text if prompt is not None else "", conversation.system_prompt,
+            self._sampling.sampling(), self._sampling.stop()))
+
+    def _count(self, request_id: int) -> CountContext | None:
+        """What to ask about the context: the conversation with what stands in the composer."""
+        if self._model is None:
+            return None
+        way, text = (self._reply.way, "") if self._reply is not None else (self.composer.way, self.composer.text)
+        stored = [m for m in self._thread.messages if not self._drafts.editing or m.id < self._drafts.editing]
+        return turns.question(request_id, way, text, stored, self._scenarios, self._system_prompt(),
+                              self._sampling.sampling().max_tokens)
+
+    # --------------------------------------------------------------------------------------- editing and branches
 
     def _retry(self, view: MessageView) -> None:
-        """Answer again; the old reply is archived."""
-        if self._reply is None and self._conversation is not None and view in self._messages:
+        """Answer again; the old reply stays as a branch."""
+        if self._reply is None and self._conversation is not None and self._thread.message(view) is not None:
             self._ask(instead_of=view)
 
     def _edit(self, view: MessageView) -> None:
-        """Put a prompt into the composer; it and what followed are archived when the new one is sent, not before."""
-        if self._reply is None and view in self._messages:
-            if self._editing is None:
-                self._draft = self.composer.field.toPlainText()
-            self._editing = view
-            self._give_back(self._messages[view].text)
-            self._edit_strip.show_message(self.tr("Sending replaces this message and all after it."), self.tr("Cancel"),
-                                          self._cancel_edit, lasting_ms=0)
+        """Put a prompt into the composer; sending it begins another branch, and not before."""
+        message = self._thread.message(view)
+        if self._reply is None and message is not None:
+            self._drafts.begin_edit(message.id, state_of(message))
+            self.composer.field.setFocus()
+            self._say_editing()
+
+    def _say_editing(self) -> None:
+        said = self.tr("Sending begins another branch here; this one stays, behind the arrows.")
+        self._edit_strip.show_message(said, self.tr("Cancel"), self._cancel_edit, lasting_ms=0)
 
     def _cancel_edit(self) -> None:
-        if self._editing is not None:
-            self._editing = None
-            self._edit_strip.clear()
-            self.composer.field.setPlainText(self._draft)
+        self._edit_strip.clear()
+        self._drafts.end_edit()
 
-    def _give_back(self, text: str) -> None:
-        self.composer.field.setPlainText(text)
-        self.composer.field.moveCursor(self.composer.field.textCursor().MoveOperation.End)
-        self.composer.field.setFocus()
-
-    def _forget_from(self, view: MessageView) -> None:
-        views = self.transcript.views()
-        for gone in views[views.index(view):]:
-            self._messages.pop(gone, None)
-        self.transcript.remove_from(view)
+    def _walk(self, view: MessageView, step: int) -> None:
+        """Show the branch beside this turn."""
+        if self._conversation is None or self._thread.message(view) is None:
+            return
+        conversation_id = self._conversation.id
+        if self._reply is not None and self._reply.conversation_id == conversation_id:
+            self.notice.show_message(self.tr("Stop the reply, or wait for it, before walking to another branch."))
+            return
+        target = self._thread.beside(conversation_id, view, step)
+        if target and self._guarded(lambda: self._store.show_branch(conversation_id, target)):
+            self._cancel_edit()
+            self._thread.clear(None)
+            self._show_path()
+            self._thread.focus(target, step)
+            self._budget.changed()
 
     # ------------------------------------------------------------------------------------------------------ events
 
@@ -333,116 +352,41 @@ class ChatPage(QWidget):
         if isinstance(event, ModelLoaded):
             self._model = event.model
             self._sampling.suggest(event.model.sampling)
+            self.composer.set_model(event.model)
+            self._budget.changed()
+            if self._reply is not None and self._reply.way.by_template:
+                self._reply.view.begins_in_reasoning(event.model.reasons_first)
             if self._conversation is None:
                 self._show_welcome()
-            return
-        reply = self._reply
-        if reply is None or getattr(event, "job_id", None) != reply.job_id:
-            return
-        if isinstance(event, Tokens):
-            if not reply.view.text:
-                reply.view.show_waiting("")
-            reply.view.add_pieces(event.pieces)
-        elif isinstance(event, JobStarted):
-            reply.view.show_waiting(self.tr("Reading…"))
-        elif isinstance(event, Switched):
-            reply.view.add_switch(event)
-        elif isinstance(event, TurnsDropped):
-            reply.view.notice.show_message(
-                self.tr("The conversation is longer than the model's context: its {n} oldest turns were left out.")
-                .format(n=event.count), lasting_ms=20000)
-        elif isinstance(event, Finished):
-            self._end("complete", event.result)
-        elif isinstance(event, Cancelled):
-            self._end("stopped", event.result)
-        elif isinstance(event, Failed):
-            reply.view.show_waiting("")
-            reply.view.notice.show_problem(event.summary, event.hint, event.details)
-            self._end("failed", None)
+        elif self._reply is not None and getattr(event, "job_id", None) == self._reply.job_id:
+            self._reply.take(event)
+            if self._reply.ended:
+                self._end()
 
-    def _end(self, state: str, result: object) -> None:
+    def _end(self) -> None:
         assert self._reply is not None
-        stats = result if isinstance(result, GenerationStats) else None
-        if state == "stopped" and stats is None:
-            self._reply.view.show_waiting(self.tr("stopped"))
-        self._reply.finish(state, stats)
-        if self._reply.unsaved:
-            self._unsaved.append(self._reply)
-            self._retry_timer.start()
-            self._tell_unsaved()
-        self._reply = None
+        reply, self._reply = self._reply, None
+        self._unsaved.take(reply)
+        self._thread.reply_ended(reply)
         self._timer.stop()
         self.composer.set_busy(False)
+        self._budget.reply_runs(False)
         self._store.checkpoint()
-
-    def _save_again(self) -> None:
-        """Store what the disk refused; the text stays in memory until it is stored."""
-        for reply in self._unsaved:
-            reply.save_again()
-        self._unsaved = [reply for reply in self._unsaved if reply.unsaved]
-        if self._unsaved:
-            self._tell_unsaved()
-        else:
-            self._retry_timer.stop()
-            self.notice.show_message(self.tr("Everything is saved again."))
-
-    def _tell_unsaved(self) -> None:
-        problem = self._unsaved[-1].problem
-        if problem is not None:
-            self.notice.show_problem(problem.summary, problem.hint)
 
     def _renamed(self, conversation_id: int, title: str) -> None:
         if self._conversation is not None and self._conversation.id == conversation_id:
             self._conversation = replace(self._conversation, title=title)
 
     def _close(self) -> None:
+        self._drafts.close()
+        self._budget.stop()
         if self._reply is not None:
-            self._end("stopped", None)
-        self._timer.stop()
-        self._retry_timer.stop()
-        if self._unsaved:
-            self._save_again()
+            self._reply.finish("stopped", None)
+            self._end()
+        self._unsaved.close()
         self.list.stop()
 
-    def _tick(self) -> None:
-        if self._reply is not None:
-            self._reply.tick()
-
-    # ------------------------------------------------------------------------------------------------------- views
-
-    def _stored_view(self, message: Message) -> MessageView:
-        if message.role == "user":
-            return self._connected(PromptView(message.text))
-        view = ReplyView()
-        self._connected(view)
-        view.restore(message.text, message.meta)
-        if message.state == "streaming":
-            view.show_waiting(self.tr("The app ended while this was being written."))
-        elif message.state == "failed" and not message.text:
-            view.show_waiting(self.tr("No reply was written. Regenerate tries again."))
-        return view
-
-    def _show(self, view: MessageView, message: Message) -> None:
-        self._messages[view] = message
-        self.transcript.add(view)
-        view.show()
-
-    def _connected(self, view: MessageView) -> MessageView:
-        view.copy_requested.connect(lambda: self._copy(view))
-        view.edit_requested.connect(lambda: self._edit(view))
-        view.retry_requested.connect(lambda: self._retry(view))
-        return view
-
-    def _copy(self, view: MessageView) -> None:
-        text = view.text if isinstance(view, ReplyView) else self._messages[view].text
-        QGuiApplication.clipboard().setText(text)
-
-    def _restyle(self) -> None:
-        self.list.restyle()
-        self.transcript.restyle()
-        self.composer.restyle()
-
-    def _guarded(self, action) -> bool:  # type: ignore[no-untyped-def]
+    def _guarded(self, action: Callable[[], None]) -> bool:
         """Run something that may be refused by the disk; say so instead of raising."""
         try:
             action()
@@ -450,16 +394,6 @@ class ChatPage(QWidget):
             self.notice.show_problem(error.summary, error.hint)
             return False
         return True
-
-
-def _alternating(turns: list[ChatMessage]) -> list[ChatMessage]:
-    """Turns in which user and assistant take turns: a prompt left without a reply joins the next one."""
-    joined: list[ChatMessage] = []
-    for turn in turns:
-        if joined and joined[-1].role == turn.role:
-            turn = ChatMessage(turn.role, f"{joined.pop().content}\n\n{turn.content}")
-        joined.append(turn)
-    return joined
 
 
 PAGE = Page("chat", str(QT_TRANSLATE_NOOP("pages", "Chat")), "chat", 10, ChatPage)

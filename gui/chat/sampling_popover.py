@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from PySide6.QtCore import QPoint, QRegularExpression, Qt, Signal
@@ -57,6 +58,15 @@ class SamplingPopover(QFrame):
         self._seed.setToolTip(tip)
         self._seed.setAccessibleDescription(tip)
         form.addRow(self.tr("Seed"), self._seed)
+        self._stop = QPlainTextEdit()
+        self._stop.setTabChangesFocus(True)
+        self._stop.setAccessibleName(self.tr("Stop strings"))
+        self._stop.setPlaceholderText(self.tr("None"))
+        tip = self.tr("A reply ends before any of these texts, one a line; \\n stands for a line end.")
+        self._stop.setToolTip(tip)
+        self._stop.setAccessibleDescription(tip)
+        self._stop.setFixedHeight(2 * self._stop.fontMetrics().lineSpacing() + 14)
+        form.addRow(self.tr("Stop strings"), self._stop)
         self._system = QPlainTextEdit()
         self._system.setAccessibleName(self.tr("System prompt of this conversation"))
         self._system.setPlaceholderText(self.tr("None"))
@@ -71,6 +81,7 @@ class SamplingPopover(QFrame):
         layout.addWidget(reset)
         self._system.textChanged.connect(lambda: self.system_prompt_changed.emit(self._system.toPlainText().strip()))
         self._seed.textChanged.connect(lambda text: settings.set("sampling/seed", text))
+        self._stop.textChanged.connect(lambda: settings.set("sampling/stop", self._stop.toPlainText()))
         self._show(self.sampling())
 
     def suggest(self, sampling: Sampling) -> None:
@@ -83,6 +94,10 @@ class SamplingPopover(QFrame):
         chosen = {name: self._settings.get(f"sampling/{name}", getattr(self._suggested, name)) for name in self._number}
         seed = self._settings.get("sampling/seed", "").strip()
         return replace(self._suggested, **chosen, seed=int(seed) if seed.isascii() and seed.isdigit() else None)
+
+    def stop(self) -> tuple[str, ...]:
+        """The texts that end a reply."""
+        return parse_stop(self._settings.get("sampling/stop", ""))
 
     def open_at(self, anchor: QWidget, system_prompt: str) -> None:
         """Open above a button, for a conversation with this system prompt."""
@@ -118,9 +133,20 @@ class SamplingPopover(QFrame):
         self._seed.blockSignals(True)
         self._seed.setText("" if sampling.seed is None else str(sampling.seed))
         self._seed.blockSignals(False)
+        self._stop.blockSignals(True)
+        self._stop.setPlainText(self._settings.get("sampling/stop", ""))
+        self._stop.blockSignals(False)
 
     def _reset(self) -> None:
         for name in self._number:
             self._settings.remove(f"sampling/{name}")
         self._settings.remove("sampling/seed")
+        self._settings.remove("sampling/stop")
         self._show(self.sampling())
+
+
+def parse_stop(text: str) -> tuple[str, ...]:
+    """The stop strings in a text of one a line, in which \\n and \\t stand for a line end and a tab."""
+    marks = {"n": "\n", "t": "\t", "\\": "\\"}
+    lines = (re.sub(r"\\([nt\\])", lambda found: marks[found[1]], line) for line in text.split("\n"))
+    return tuple(dict.fromkeys(line for line in lines if line))

@@ -124,6 +124,9 @@ class TextView(QTextBrowser):
                 cursor.setPosition(self._span(index)[0])
                 self._show_token(index, self.viewport().mapToGlobal(self.cursorRect(cursor).bottomLeft()))
             return
+        if event.modifiers() & Qt.KeyboardModifier.AltModifier:
+            event.ignore()  # the turn's affair; a text browser would look for pages it has shown before
+            return
         if event.key() == Qt.Key.Key_Escape and self._token >= 0:
             self._show_token(-1, QPoint())
             return

@@ -7,7 +7,8 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from gui.chat.message_view import MessageView
-from gui.theme import icon, small_font
+from gui.theme import icon
+from gui.widgets.labels import Line, quiet
 
 _COLUMN_WIDTH = 860
 _NEAR_END_PX = 24
@@ -37,6 +38,7 @@ class Transcript(QScrollArea):
         centred.setAlignment(self._column, Qt.AlignmentFlag(0))
         self.setWidget(outer)
         self._welcome: QWidget | None = None
+        self._mark: _Mark | None = None
         self._following = True
         self._latest = QPushButton(self.tr("Latest"), self)
         self._latest.setIcon(icon("down", size=16))
@@ -53,23 +55,29 @@ class Transcript(QScrollArea):
         self.show_welcome("", (), "")
         self._turns.insertWidget(self._turns.count() - 1, view)
 
-    def add_note(self, text: str) -> None:
-        """A quiet line between turns."""
-        label = QLabel(text)
-        label.setProperty("muted", True)
-        label.setWordWrap(True)
-        label.setFont(small_font(self.font()))
-        label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.add(label)
+    def mark_context(self, view: QWidget | None, text: str) -> None:
+        """Draw a line above the first turn that the model still sees; None: it sees all of them."""
+        if self._mark is not None:
+            mark, self._mark = self._mark, None
+            self._turns.removeWidget(mark)
+            mark.hide()
+            mark.deleteLater()
+        index = self._turns.indexOf(view) if view is not None else -1
+        if index > 0:
+            self._mark = _Mark(text)
+            self._turns.insertWidget(index, self._mark)
 
     def remove_from(self, view: QWidget) -> None:
         """Take a turn and everything after it off the screen."""
+        if self._mark is not None and self._turns.indexOf(self._mark) > self._turns.indexOf(view):
+            self.mark_context(None, "")
         index = self._turns.indexOf(view)
         if index >= 0:
             self._remove_after(index)
 
     def clear(self) -> None:
         """Take everything off the screen."""
+        self.mark_context(None, "")
         self._remove_after(0)
         self._welcome = None
         self.follow()
@@ -155,3 +163,17 @@ class Transcript(QScrollArea):
         show = not self._following and bar.value() < bar.maximum() - _NEAR_END_PX
         if show != self._latest.isVisible():
             self._latest.setVisible(show)
+
+
+class _Mark(QWidget):
+    """A line with a sentence on it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        label = quiet(text)
+        label.setAccessibleName(text)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(14, 2, 14, 2)
+        layout.setSpacing(3)
+        layout.addWidget(label)
+        layout.addWidget(Line())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,20 @@ def bench(themed: None, qtbot: QtBot, tmp_path: Path) -> Iterator[Bench]:
     yield bench
     if bench.started:
         assert bench.bridge.stop()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds the engine after 100 token steps until it is set: a small model writes faster than a test can act."""
+    from engine.session import Session
+
+    opened, step, count = threading.Event(), Session.step, itertools.count()
+
+    def held(self: Session, ids: Sequence[int]) -> object:
+        if next(count) >= 100:
+            opened.wait(60)
+        return step(self, ids)
+
+    monkeypatch.setattr(Session, "step", held)
+    yield opened
+    opened.set()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,9 @@ from engine.errors import DynoError
 from engine.messages import ApplyRecipe
 from engine.recipe import parse_recipe
 from gui.app import Application
-from gui.chat.message_view import PromptView, ReplyView
+from gui.chat.message_view import PromptView
 from gui.chat.page import ChatPage
+from gui.chat.reply_view import ReplyView
 from gui.chat.text_view import TextView, align
 from tests.gui.conftest import end_application, start_application, until
 
@@ -68,23 +67,6 @@ def test_prompt_and_reply_are_stored_and_shown_again_at_the_next_start(
         assert "tok/s" in replies(page)[0]._foot.text()
     finally:
         end_application(qapp, again)
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds the engine after 100 token steps until it is set: a small model writes faster than a test can act."""
-    from engine.session import Session
-
-    opened, step, count = threading.Event(), Session.step, itertools.count()
-
-    def held(self: Session, ids: Sequence[int]) -> object:
-        if next(count) >= 100:
-            opened.wait(60)
-        return step(self, ids)
-
-    monkeypatch.setattr(Session, "step", held)
-    yield opened
-    opened.set()
 
 
 def test_stop_keeps_what_was_written(chat: ChatPage, application: Application, qapp: QApplication,
@@ -231,7 +213,7 @@ def test_a_reply_that_the_disk_refuses_is_saved_when_there_is_room_again(
     chat.open(conversation_id)
     assert replies(chat)[-1].text == text != ""
     db.execute("DROP TRIGGER refuse")
-    chat._save_again()
+    chat._unsaved.save_again()
     assert db.execute("SELECT text, state FROM message WHERE id = ?", (message_id,)).fetchone() == (text, "complete")
 
 

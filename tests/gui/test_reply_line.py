@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from PySide6.QtWidgets import QApplication, QLabel
@@ -11,8 +12,8 @@ from engine.messages import ApplyRecipe, GenerationStats, RecipeApplied
 from engine.monitor.monitor import Monitor
 from engine.recipe import parse_recipe
 from gui.app import Application
-from gui.chat.message_view import ReplyView
 from gui.chat.page import ChatPage
+from gui.chat.reply_view import ReplyView
 from gui.widgets.labels import ElidedLabel
 from tests.gui.conftest import end_application, start_application, until
 
@@ -76,8 +77,8 @@ def test_statistics_stored_before_there_was_prompt_lookup_are_still_shown(themed
     assert "40 tokens" in view._foot.text() and "right" not in view._foot.text()
 
 
-def test_news_of_the_active_recipe_draw_no_line_in_the_reply_and_no_mark(application: Application,
-                                                                        qapp: QApplication) -> None:
+def test_news_of_the_active_recipe_draw_no_line_in_the_reply_and_no_mark(
+        application: Application, qapp: QApplication, gate: threading.Event) -> None:
     chat, reports = chat_of(application), []
     application.settings.set("sampling/max_tokens", 800)
     application.bridge.received.connect(lambda e: reports.append(e.report) if isinstance(e, RecipeApplied) else None)
@@ -86,6 +87,7 @@ def test_news_of_the_active_recipe_draw_no_line_in_the_reply_and_no_mark(applica
     chat.send("The boat came home")
     until(qapp, lambda: chat._reply is not None and len(chat._reply.view.text) > 20, "some text")
     application.bridge.submit(ApplyRecipe(parse_recipe("bf16")))
+    gate.set()
     until(qapp, lambda: len(reports) == 2, "the answer")
     application.outbox.put(RecipeApplied(0.0, reports[0]))  # as the compiler's news come
     until(qapp, lambda: chat._reply is None and len(reports) == 3, "the reply and the news")

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DYNO_ABI 3
+#define DYNO_ABI 4
 #define DYNO_MAX_ROWS 8
 #define DYNO_LONGEST_I8 65000  // columns up to which a sum of 8-bit products stays below 2^31
 
@@ -25,7 +25,7 @@ extern "C" {
 enum dyno_kind { DYNO_F32, DYNO_BF16, DYNO_F16, DYNO_I8, DYNO_I8_DYNAMIC, DYNO_I4 };
 enum dyno_activation { DYNO_SILU, DYNO_GELU, DYNO_GELU_TANH, DYNO_RELU };
 enum dyno_isa { DYNO_AUTO, DYNO_PORTABLE, DYNO_AVX2, DYNO_AVX512, DYNO_NEON };
-enum dyno_part { DYNO_PRODUCTS, DYNO_ATTENTION, DYNO_PARTS };  // norms and activations count to their products
+enum dyno_part { DYNO_PRODUCTS, DYNO_ATTENTION, DYNO_SMALL, DYNO_PARTS };  // SMALL: norms, rotations, activations
 
 // Numbers in a row; data null where there are none. kind: F32, BF16 or F16.
 typedef struct {

@@ -58,6 +58,8 @@ struct Scratch {
     std::vector<int8_t> codes;
     std::vector<int32_t> offset;
     int prepared = -1;  // the phase that the activations are of
+    bool timed = false;
+    int64_t small_ns = 0;  // in norms, rotations and activations, where timed
 
     void grow(int64_t columns, int64_t stretch) {
         const size_t padded = size_t(filled(columns)) * DYNO_MAX_ROWS;
@@ -72,6 +74,23 @@ struct Scratch {
     Activations activations(int64_t columns) {
         return {x.data(), codes.data(), scale.data(), offset.data(), sums.data(), filled(columns)};
     }
+};
+
+// Counts the time until it ends as that of small operators.
+class SmallTime {
+public:
+    explicit SmallTime(Scratch &s) : s_(s) {
+        if (s_.timed) since_ = std::chrono::steady_clock::now();
+    }
+    ~SmallTime() {
+        if (s_.timed)
+            s_.small_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - since_)
+                               .count();
+    }
+
+private:
+    Scratch &s_;
+    std::chrono::steady_clock::time_point since_;
 };
 
 // Rows of a product, cut into chunks.
@@ -188,6 +207,7 @@ public:
                 for (int64_t i = 0; i < m_.hidden; i++) x[i] *= float(m_.embed_scale);
             if (m_.positions.data) kernels_.lookup(m_.positions, at + t, m_.hidden, true, x);
         }
+        scratch_[0].timed = part_ns_ != nullptr;  // the caller's share stands for that of all threads
         if (part_ns_) since_ = std::chrono::steady_clock::now();
         run_together(*this, threads_);
         return 0;
@@ -236,8 +256,11 @@ public:
         if (!part_ns_) return;
         const auto now = std::chrono::steady_clock::now();
         const bool attention = phase < phases() - 1 && kind(phase) == kAttention;
+        int64_t &small_ns = scratch_[0].small_ns;
         part_ns_[attention ? DYNO_ATTENTION : DYNO_PRODUCTS]
-            += std::chrono::duration_cast<std::chrono::nanoseconds>(now - since_).count();
+            += std::chrono::duration_cast<std::chrono::nanoseconds>(now - since_).count() - small_ns;
+        part_ns_[DYNO_SMALL] += small_ns;
+        small_ns = 0;
         since_ = now;
     }
 
@@ -257,6 +280,7 @@ private:
     Activations activations(Scratch &s, int phase, const float *x, int64_t columns, int64_t stride, const dyno_matrix &w) {
         const Activations a = s.activations(columns);
         if (s.prepared != phase) {
+            const SmallTime time(s);
             for (int64_t t = 0; t < rows_; t++) std::memcpy(a.x + t * a.padded, x + t * stride, size_t(columns) * 4);
             kernels_.prepare(a, rows_, columns, w.kind, w.group);
             s.prepared = phase;
@@ -270,6 +294,7 @@ private:
                        const dyno_vector &bias, const dyno_matrix &w) {
         const Activations a = s.activations(m_.hidden);
         if (s.prepared != phase) {
+            const SmallTime time(s);
             const bool middle = phase < phases() - 1 && kind(phase) == kUp;  // of a layer
             const float *from = post.data && !middle ? other_.data() : x_.data();
             float *to = middle ? other_.data() : x_.data();
@@ -295,6 +320,7 @@ private:
         const int64_t columns = m_.heads * m_.head_size, part = m_.head_size + 2, count = stretches(b);
         const Activations a = s.activations(columns);
         if (s.prepared != phase) {
+            const SmallTime time(s);
             for (int64_t t = 0; t < rows_; t++) {
                 const int64_t first = first_seen(b, t) / stretch_ - first_stretch(b);
                 const int64_t last = (at_ + t) / stretch_ - first_stretch(b);
@@ -331,6 +357,7 @@ private:
         const Activations a = normed(s, phase, chunk, post, b.norm1, b.norm1_bias, b.qkv);
         const int64_t size = m_.head_size, all = (m_.heads + 2 * m_.kv_heads) * size;
         kernels_.product(b.qkv, chunk * size, (chunk + 1) * size, a, rows_, heads_.data(), all, false);
+        const SmallTime time(s);
         for (int64_t t = 0; t < rows_; t++) {
             float *v = heads_.data() + t * all + chunk * size;
             const float *cosine = b.turn < 0 ? nullptr : turns_[b.turn].cosine + t * (m_.turned / 2);
@@ -370,6 +397,7 @@ private:
         const int64_t first = c.first(chunk), last = c.last(chunk), all = up_rows();
         kernels_.product(b.up, first, last, a, rows_, h_.data(), all, false);
         if (m_.gated) kernels_.product(b.up, m_.neurons + first, m_.neurons + last, a, rows_, h_.data(), all, false);
+        const SmallTime time(s);
         for (int64_t t = 0; t < rows_; t++) {
             float *h = h_.data() + t * all;
             kernels_.activate(h + first, m_.gated ? h + m_.neurons + first : nullptr, last - first, m_.activation);
