@@ -285,9 +285,11 @@ def explain_job(state: EngineState, command: Explain) -> JobSteps:
 def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo:
     """What the window shows of a loaded model."""
     files = list(folder.glob("*.safetensors"))
+    kind = session.config.model_type
     stored = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return ModelInfo(
-        name=model_name(folder), folder=str(folder), architecture=session.config.model_type,
+        name=model_name(folder), folder=str(folder),
+        architecture=f"{kind}, through Transformers" if session.config.foreign else kind,
         parameters=session.masters.parameters, context=session.config.context,
         stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
         device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
@@ -314,7 +316,7 @@ def model_name(folder: Path) -> str:
 def unavailable_techniques(device: DeviceFacts, config: ModelConfig | None) -> Iterator[tuple[str, str]]:
     """(technique key or "key:case", reason) of everything that cannot run here."""
     for tech in all_techniques():
-        verdicts = [(name, tech.available(options, device, config)) for name, options in cases(tech)]
+        verdicts = [(name, tech.usable(options, device, config)) for name, options in cases(tech)]
         refused = [(name, verdict.reason) for name, verdict in verdicts if not verdict.ok]
         if len(refused) == len(verdicts):
             yield tech.key, refused[0][1]

@@ -15,8 +15,9 @@ import torch
 
 from engine.errors import DynoError
 from engine.models.cache import KVCache
-from engine.models.checkpoint import Masters, open_masters
+from engine.models.checkpoint import Masters
 from engine.models.devices import DeviceFacts
+from engine.models.opening import open_model
 from engine.models.tokenizer import Tokenizer
 from engine.paths import CALIBRATION_TEXT
 from engine.recipe import Recipe
@@ -62,7 +63,7 @@ class Session:
     @classmethod
     def opening(cls, folder: Path, device: DeviceFacts) -> Generator[BuildStep, None, Session]:
         """open() step by step, for whoever shows progress or may stop it."""
-        masters = yield from open_masters(folder)
+        masters = yield from open_model(folder)
         return cls(masters, Tokenizer.from_folder(folder), device)
 
     # ------------------------------------------------------------------------------------------------------ recipes

@@ -27,6 +27,7 @@ from engine.models.cache import Int8KVCache, KVCache
 from engine.models.checkpoint import Masters
 from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
+from engine.models.foreign import ForeignCache, ForeignDecoder, ForeignMasters
 from engine.models.gpt import Decoder, attend_plain
 from engine.native.library import library
 from engine.recipe import Recipe
@@ -109,7 +110,12 @@ class Variant:
         if isinstance(self.token_step, CompiledStep):
             capacity = compiled_capacity(capacity, config.context)
             return _zeroed(_new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, device))
-        return _new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, device)
+        return self.plain_cache(capacity)
+
+    def plain_cache(self, capacity: int, batch: int = 1) -> KVCache:
+        """An empty cache for exactly `capacity` tokens of each of `batch` texts, for `forward`."""
+        return _new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, self.device.torch_name,
+                          batch)
 
     @property
     def compiled(self) -> CompiledStep | None:
@@ -206,7 +212,7 @@ def drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: C
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key
-        verdict = tech.available(options, device, draft.config)
+        verdict = tech.usable(options, device, draft.config)
         if not verdict.ok:
             raise DynoError(f"{tech.label} cannot run here: {verdict.reason}", f"Switch {tech.label} off.")
         before = draft.total_bytes()
@@ -218,7 +224,8 @@ def drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: C
 @torch.no_grad()
 def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
     device, target = draft.device, torch_dtype(draft.dtype)
-    decoder = Decoder(draft.config, skeleton=True)
+    masters = draft.masters
+    decoder = masters.decoder() if isinstance(masters, ForeignMasters) else Decoder(draft.config, skeleton=True)
     modules = dict(decoder.named_modules())
     total, compiled = len(draft.layers), bool(draft.compile)
     shared = draft.shares_embedding
@@ -250,6 +257,9 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
     if draft.attention == "plain":
         for block in decoder.blocks:
             block.attn.attend = attend_plain  # type: ignore[union-attr]
+    if isinstance(decoder, ForeignDecoder):
+        autocast = torch_dtype(draft.autocast) if draft.autocast else None
+        decoder.settle(device.torch_name, Context(device, autocast)())
     yield "Building", total, total
     return decoder.eval()
 
@@ -274,10 +284,11 @@ def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
     autocast = torch_dtype(draft.autocast) if draft.autocast else None
     device = draft.device
     context = Context(device, autocast, draft.attention if draft.attention in _SDPA else "", draft.tf32)
-    run = library() if device.native else None
+    foreign = isinstance(decoder, ForeignDecoder)
+    run = library() if device.native and not foreign else None
     step: TokenStep | None = NativeStep.of(decoder, run) if run is not None else None
     if step is None:
-        step = FlatStep(decoder) if autocast is None else DecoderStep(decoder)
+        step = FlatStep(decoder) if autocast is None and not foreign else DecoderStep(decoder)
     if draft.compile:
         step = CompiledStep(decoder, device.torch_name, draft.compile, context,
                             lambda capacity: _zeroed(_new_cache(decoder, capacity, draft.cache_dtype, autocast,
@@ -293,6 +304,9 @@ def _token_step(variant: Variant) -> str:
         return ""
     if isinstance(variant.token_step, NativeStep):
         return f"native step, {device.native}"
+    if variant.decoder.config.foreign:
+        return (f"PyTorch, not the native step. Transformers runs {variant.decoder.config.model_type}: GPT Dyno's own "
+                "decoder does not know this architecture.")
     if not device.native:
         return f"PyTorch, not the native step. {device.native_missing or 'This machine has none.'}"
     foreign = [m.kernel for m in variant.decoder.modules() if isinstance(m, LinearKernel) and m.native() is None]
@@ -301,11 +315,13 @@ def _token_step(variant: Variant) -> str:
     return f"PyTorch, not the native step. {why}"
 
 
-def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str) -> KVCache:
+def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str,
+               batch: int = 1) -> KVCache:
+    if decoder.config.foreign:
+        return ForeignCache(capacity)
     if dtype == "int8":
-        computed = autocast or decoder.dtype
-        return Int8KVCache(decoder.config, capacity, computed, device)
-    return KVCache(decoder.config, capacity, torch_dtype(dtype), device)
+        return Int8KVCache(decoder.config, capacity, autocast or decoder.dtype, device, batch)
+    return KVCache(decoder.config, capacity, torch_dtype(dtype), device, batch)
 
 
 def _zeroed(cache: KVCache) -> KVCache:

@@ -27,7 +27,6 @@ from engine.bench.windows import Counted, Window, fixed_windows, strided_windows
 from engine.errors import DynoError
 from engine.measurements import QualityTest
 from engine.messages import PerplexityResult
-from engine.models.cache import Int8KVCache, KVCache
 from engine.models.devices import torch_dtype
 from engine.models.tokenizer import Tokenizer, check_ids
 from engine.variant import Variant
@@ -185,7 +184,7 @@ def _streams(variant: Variant, ids: Tensor, first: int, rows: int) -> Iterator[t
     part = max(1, rows // batch)
     computed = variant.context.autocast or decoder.dtype
     plain = part >= length and variant.cache_dtype != "int8" and torch_dtype(variant.cache_dtype) == computed
-    cache = None if plain else _cache(variant, length, batch, computed)
+    cache = None if plain else variant.plain_cache(length, batch)
     kept: list[Tensor] = []
     for start in range(0, length, part):
         end = min(start + part, length)
@@ -195,14 +194,6 @@ def _streams(variant: Variant, ids: Tensor, first: int, rows: int) -> Iterator[t
         if begin < last:
             kept.append(stream[:, begin - start:last - start])
         yield torch.cat(kept, dim=1).flatten(0, 1) if end == length else None, end * batch
-
-
-def _cache(variant: Variant, capacity: int, batch: int, computed: torch.dtype) -> KVCache:
-    """A cache of the variant's format for several windows at once."""
-    config, device = variant.decoder.config, variant.device.torch_name
-    if variant.cache_dtype == "int8":
-        return Int8KVCache(config, capacity, computed, device, batch)
-    return KVCache(config, capacity, torch_dtype(variant.cache_dtype), device, batch)
 
 
 @torch.inference_mode()

@@ -156,7 +156,7 @@ class RowsLinear(LinearKernel):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._native is not None and (run := native.for_few(x)) is not None:
-            return native.product(self._native, x.view(-1, x.shape[-1]), run).view(*x.shape[:-1], -1)
+            return native.product(self._native, x.reshape(-1, x.shape[-1]), run).view(*x.shape[:-1], -1)
         if x.dtype == torch.float16:  # the processor's many-row fp16 product is several times slower than fp32's
             rows = x.reshape(-1, x.shape[-1]).float()
             y = in_slabs(rows, self.shape, lambda first, out: out.copy_(self.weight[first:first + out.shape[0]]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,13 +38,28 @@ def sources(config: ModelConfig) -> dict[str, Source]:
     return family.sources(config)
 
 
+@dataclass(frozen=True)
+class LinearSlot:
+    """A linear layer: its name among the masters, (rows out, columns in), and where its weight is. tied: it is the
+    embedding's."""
+
+    name: str
+    shape: tuple[int, int]
+    source: str
+    has_bias: bool
+    tied: bool = False
+
+
 class Masters(Mapping[str, Tensor]):
     """The checkpoint's weights under the decoder's names: read-only, never changed by any technique.
 
     A tensor is memory-mapped or put together on each access; callers never write into it. `config.tied` tells that
     the head is the embedding. spent: gives a checkpoint tensor's pages back to the system. unmapped: names of tensors
-    that are no part of a file as it lies.
+    that are no part of a file as it lies. slots: the linear layers of a model that our decoder does not run
+    (engine/models/foreign.py).
     """
+
+    slots: tuple[LinearSlot, ...] = ()
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, Callable[[], Tensor]], path: Path | None = None,
                  spent: Mapping[str, Callable[[], None]] | None = None, unmapped: frozenset[str] = frozenset()):
@@ -155,7 +171,8 @@ def check_finite(tensors: Mapping[str, Callable[[], Tensor]],
         for first in range(0, flat.numel(), _CHECKED_AT_ONCE):
             yield "Checking the weights", done, len(tensors)
             _check_finite(name, flat[first:first + _CHECKED_AT_ONCE])
-        spent[name]()
+        if name in spent:
+            spent[name]()
 
 
 def _resolve_names(config: ModelConfig, where: Mapping[str, Entry]) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -42,6 +42,7 @@ class Attention(Technique):
     group = "KV cache and attention"
     summary = "Choose which code computes softmax(QKᵀ/√d)V, instead of leaving it to PyTorch."
     options_type = AttentionOptions
+    own_decoder = "Its own code chooses how attention is computed."
     own_step = True
     case_field = "backend"
 

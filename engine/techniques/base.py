@@ -105,6 +105,7 @@ class Technique(ABC):
     exclusive: techniques with the same word here do the same job, so a recipe holds one of them.
     dense_kernels: the kernels of layers that hold no codes are its choice.
     own_step: it says how PyTorch computes a token, so the native step stands aside.
+    own_decoder: why it needs GPT Dyno's own decoder, as a sentence; empty where it works on linear layers of any model.
     """
 
     order: ClassVar[int]
@@ -117,11 +118,18 @@ class Technique(ABC):
     exclusive: ClassVar[str] = ""
     dense_kernels: ClassVar[bool] = False
     own_step: ClassVar[bool] = False
+    own_decoder: ClassVar[str] = ""
 
     @property
     def key(self) -> str:
         """Name of the technique in recipes."""
         return self.options_type.key
+
+    def usable(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
+        """Whether it can run on this device and model at all: `available`, and what Transformers' models lack."""
+        if model is not None and model.foreign and self.own_decoder:
+            return Verdict(False, f"{model.model_type} runs through Transformers. {self.own_decoder}")
+        return self.available(options, device, model)
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         """Whether it can run on this device and model; the reason stands on the disabled switch."""

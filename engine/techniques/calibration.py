@@ -71,6 +71,9 @@ class Calibrator:
             return self._masters[key].to(name, torch.float32)
 
         squares: dict[str, Tensor] = {}
+        if c.foreign:
+            yield from self._run_foreign(squares, ids)
+            return Calibration(squares, (), count * length)
         influence = []
         with torch.inference_mode():
             x = F.embedding(ids, master("embed.weight")) * rounded(c.embed_scale, torch.float32)  # (B, T, D)
@@ -97,6 +100,24 @@ class Calibrator:
             _note_square(squares, "head", norm, (norm(x),))
         return Calibration(squares, tuple(influence), count * length)
 
+    def _run_foreign(self, squares: dict[str, Tensor], ids: Tensor) -> Generator[BuildStep, None, None]:
+        """A model that Transformers runs goes whole, in the type of its file, a chunk a step. ids (B, T)."""
+        import torch
+
+        from engine.models.foreign import ForeignMasters
+
+        assert isinstance(self._masters, ForeignMasters)
+        decoder = self._masters.decoder().to(ids.device)
+        sums: dict[str, Tensor] = {}
+        for slot in self._masters.slots:
+            decoder.get_submodule(slot.name).register_forward_pre_hook(partial(_add_square, sums, slot.name))
+        for i in range(len(ids)):
+            yield "Calibrating", i, len(ids)
+            with torch.inference_mode():
+                decoder(ids[i:i + 1])
+        for name, total in sums.items():
+            squares[name] = (total[:-1] / total[-1]).float()
+
 
 def _bare_linear(columns: int, rows: int, bias: bool) -> nn.Module:
     """A linear layer whose memory is replaced at once."""
@@ -114,3 +135,13 @@ def _fill(module: Block | nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def _note_square(squares: dict[str, Tensor], name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
     squares[name] = args[0].float().square().flatten(0, -2).mean(dim=0).cpu()  # (K,)
+
+
+def _add_square(sums: dict[str, Tensor], name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """Add the squares of a layer's inputs, and behind them how many rows they were, (K + 1,)."""
+    rows = args[0].double().flatten(0, -2)  # (N, K)
+    found = rows.square().sum(dim=0)
+    count = found.new_tensor([float(len(rows))])
+    both = found.new_zeros(len(found) + 1)
+    both[:-1], both[-1:] = found, count
+    sums[name] = sums.get(name, 0) + both.cpu()

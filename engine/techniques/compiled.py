@@ -34,6 +34,7 @@ class Compile(Technique):
     group = "Decoding"
     summary = "Fuse the small operators of a token step into machine code. Compiles in the background."
     options_type = CompileOptions
+    own_decoder = "The step that is compiled is that of GPT Dyno's own decoder."
     own_step = True
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:

@@ -107,7 +107,7 @@ class Draft:
         self.compile = ""
         self.lookup: Lookup | None = None
         self.embedding = ""
-        self.layers = {layer.name: layer for layer in _slots(masters.config)}
+        self.layers = {layer.name: layer for layer in _slots(masters)}
         self.spent_s: dict[str, float] = {}
 
     @property
@@ -256,7 +256,11 @@ class Draft:
             layer.scheme, layer.scheme_key, layer.tied = scheme, key, False
 
 
-def _slots(c: ModelConfig) -> Iterator[LayerDraft]:
+def _slots(masters: Masters) -> Iterator[LayerDraft]:
+    c = masters.config
+    if c.foreign:
+        yield from (LayerDraft(slot.name, slot.shape, slot.source, slot.has_bias, slot.tied) for slot in masters.slots)
+        return
     up_rows = c.intermediate_size * (2 if c.gated else 1)
     for i in range(c.n_layers):
         for slot, rows, columns, bias in (("attn.qkv", c.qkv_size, c.hidden_size, c.qkv_bias),

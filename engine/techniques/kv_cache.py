@@ -30,6 +30,7 @@ class KVCacheType(Technique):
     group = "KV cache and attention"
     summary = "Keep keys and values in another type than the activations: less memory per token of context."
     options_type = KVCacheOptions
+    own_decoder = "It keeps keys and values in a cache of its own, in the type of the activations."
     case_field = "dtype"
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:

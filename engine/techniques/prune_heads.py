@@ -46,6 +46,7 @@ class PruneHeads(Technique):
     group = "Pruning"
     summary = "Remove the heads that add least: smaller matrices, and a smaller KV cache."
     options_type = PruneHeadsOptions
+    own_decoder = "Which rows of its matrices belong to a head is known of GPT Dyno's own decoder only."
 
     def short(self, options: Options) -> str:
         assert isinstance(options, PruneHeadsOptions)

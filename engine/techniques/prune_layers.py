@@ -31,6 +31,7 @@ class PruneLayers(Technique):
     group = "Pruning"
     summary = "Leave out the layers that change least: smaller, faster, and a smaller KV cache."
     options_type = PruneLayersOptions
+    own_decoder = "Layers can be left out of GPT Dyno's own decoder only."
 
     def short(self, options: Options) -> str:
         assert isinstance(options, PruneLayersOptions)

@@ -41,6 +41,7 @@ class PruneNeurons(Technique):
     group = "Pruning"
     summary = "Remove the weakest neurons: smaller matrices, fewer bytes, less work."
     options_type = PruneNeuronsOptions
+    own_decoder = "Which rows of its matrices are neurons is known of GPT Dyno's own decoder only."
 
     def short(self, options: Options) -> str:
         assert isinstance(options, PruneNeuronsOptions)

@@ -43,11 +43,13 @@ def quantize(draft: Draft, key: str, scheme: Scheme, head: Scheme | None, embedd
     draft.quantize(key, layers, scheme)
     if head is not None:
         draft.quantize(key, [head_layer], head)
-    if embedding != "keep":
+    if embedding != "keep" and not draft.config.foreign:
         draft.embedding = embedding
     held = sum(draft.layer_bytes(layer) for layer in touched)
     sentences = [f"{counted(len(layers), 'layer')} {agreed(len(layers), 'holds', 'hold')} {words}"
                  + (f", the head {head.name} codes." if head is not None else ".")]
+    if embedding != "keep" and draft.config.foreign:
+        sentences.append("The embedding stays dense: Transformers may do more with its rows than look them up.")
     if head is None:
         dense = head_layer.numel * (2 if draft.wants_16_bits else 4)
         share = dense / max(1, held + dense)
