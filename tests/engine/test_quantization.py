@@ -139,6 +139,27 @@ def test_quantized_layers_multiply_by_the_weight_they_say_they_hold(rows: int, c
             assert ((y.double() - exact).abs() <= slack + 1e-6).all(), (name, tokens)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 4, 8])
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_native_whole_number_products_are_the_sums_of_what_they_round(rows: int, columns: int, tokens: int) -> None:
+    """Every column counts: activations rounded by hand, per token or per 32 columns, give the same sums to 1e-5."""
+    weight, bias = randn(rows, columns), randn(rows, seed=2)
+    seen = 0
+    for name, layer in every_layer(weight, bias):
+        if "native" not in layer.kernel or not (name == "int8 dynamic" or "int4" in layer.kernel):
+            continue
+        block = columns if name == "int8 dynamic" else 32
+        x = randn(tokens, columns, seed=3)
+        parts = torch.nn.functional.pad(x, (0, -columns % block)).view(tokens, -1, block)
+        scale = (parts.abs().amax(dim=-1, keepdim=True) * torch.tensor(1 / 127)).clamp_min(1e-30)
+        rounded = ((parts / scale).round().double() * scale.double()).view(tokens, -1)[:, :columns]
+        dense = layer.dense().double()
+        size = rounded.abs() @ dense.abs().t() + bias.abs()
+        assert ((layer(x).double() - (rounded @ dense.t() + bias)).abs() <= 1e-5 * size).all(), name
+        seen += 1
+    assert seen >= 2 or not cpu().native
+
+
 # ------------------------------------------------------------------------------------------------------- int4 groups
 
 
