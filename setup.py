@@ -13,7 +13,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = "engine/native/src"
-SOURCES = ("step", "team", "portable", "avx2", "avx512", "neon")
+SOURCES = ("step", "layer", "team", "portable", "avx2", "avx512", "neon")
 # Not .so, which Python would take for a module of its own.
 NAME = {"win32": "dyno.dll", "darwin": "libdyno.dylib"}.get(sys.platform, "libdyno.so.1")
 # Sums must not depend on which of two products a compiler fuses, so it fuses none.

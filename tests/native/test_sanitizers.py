@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SOURCES = ("step", "team", "portable", "avx2", "avx512", "neon")
+SOURCES = ("step", "layer", "team", "portable", "avx2", "avx512", "neon")
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 ARM_COMPILER, ARM_MACHINE = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 

@@ -11,155 +11,19 @@
 //
 // Every thread computes the norms and rounds the activations for itself, which costs less than waiting for another.
 // x, q and everything between stay in fp32.
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <new>
-#include <vector>
 
-#include "dyno.h"
-#include "kernels.h"
-#include "team.h"
+#include "common.h"
 
 namespace dyno {
 namespace {
 
 enum PhaseOfLayer { kInput, kAttention, kOutput, kUp, kDown, kPhasesOfLayer };
 
-constexpr int64_t kPadding = 128;     // columns of activations come in multiples of this
 constexpr int64_t kStretch = 512;     // positions that one attention task covers, at least
 constexpr int64_t kMostStretches = 16;
-constexpr int64_t kChunkBytes = 256 << 10;  // of weights, wanted in one chunk of rows
-constexpr int64_t kPanel = 16;        // rows of an I4 weight that are read together
-constexpr int64_t kChunksEach = 4;    // at least as many chunks for each thread, where there are rows enough
-
-int64_t filled(int64_t columns) { return (columns + kPadding - 1) / kPadding * kPadding; }
-
-int64_t bytes_of(int64_t kind) { return kind == DYNO_F32 ? 4 : kind == DYNO_BF16 || kind == DYNO_F16 ? 2 : 1; }
-
-const Kernels *kernels_of(int isa) {
-    switch (isa) {
-        case DYNO_PORTABLE: return portable();
-        case DYNO_AVX2: return avx2();
-        case DYNO_AVX512: return avx512();
-        case DYNO_NEON: return neon();
-        default: break;
-    }
-    for (const Kernels *k : {avx512(), avx2(), neon()})
-        if (k) return k;
-    return portable();
-}
-
-// One thread's own memory.
-struct Scratch {
-    std::vector<float> x, scale, sums, scores;
-    std::vector<int8_t> codes;
-    std::vector<int32_t> offset;
-    int prepared = -1;  // the phase that the activations are of
-    bool timed = false;
-    int64_t small_ns = 0;  // in norms, rotations and activations, where timed
-
-    void grow(int64_t columns, int64_t stretch) {
-        const size_t padded = size_t(filled(columns)) * DYNO_MAX_ROWS;
-        x.resize(std::max(x.size(), padded));
-        codes.resize(std::max(codes.size(), padded));
-        scale.resize(std::max(scale.size(), padded / 32));
-        offset.resize(std::max(offset.size(), padded / 32));
-        sums.resize(std::max(sums.size(), padded / 32));
-        scores.resize(std::max(scores.size(), size_t(4 * stretch)));
-    }
-
-    Activations activations(int64_t columns) {
-        return {x.data(), codes.data(), scale.data(), offset.data(), sums.data(), filled(columns)};
-    }
-};
-
-// Counts the time until it ends as that of small operators.
-class SmallTime {
-public:
-    explicit SmallTime(Scratch &s) : s_(s) {
-        if (s_.timed) since_ = std::chrono::steady_clock::now();
-    }
-    ~SmallTime() {
-        if (s_.timed)
-            s_.small_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - since_)
-                               .count();
-    }
-
-private:
-    Scratch &s_;
-    std::chrono::steady_clock::time_point since_;
-};
-
-// Rows of a product, cut into chunks.
-struct Cut {
-    int64_t rows, chunk;
-    int count() const { return int((rows + chunk - 1) / chunk); }
-    int64_t first(int i) const { return i * chunk; }
-    int64_t last(int i) const { return std::min(rows, (i + 1) * chunk); }
-};
-
-Cut cut(int64_t rows, int64_t row_bytes, int threads) {
-    if (threads <= 1) return {rows, rows};
-    int64_t chunk = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes));
-    chunk = std::min(chunk, std::max<int64_t>(1, rows / (kChunksEach * threads)));
-    chunk = std::max(chunk, (rows + kMaxChunks - 1) / kMaxChunks);
-    return {rows, (chunk + kPanel - 1) / kPanel * kPanel};
-}
-
-class Linear final : public Program {
-public:
-    Linear(const Kernels &kernels, const dyno_matrix &weight, const float *x, int64_t count, float *y, int threads)
-        : kernels_(kernels), weight_(weight), x_(x), y_(y), count_(count), cut_(cut(weight.rows, weight.stride, threads)),
-          scratch_(size_t(threads)) {
-        for (Scratch &s : scratch_) s.grow(weight.columns, 0);
-    }
-    int phases() const override { return 1; }
-    int chunks(int) const override { return cut_.count(); }
-    void run(int, int chunk, int thread) override {
-        Scratch &s = scratch_[size_t(thread)];
-        const Activations a = s.activations(weight_.columns);
-        if (s.prepared < 0) {
-            for (int64_t t = 0; t < count_; t++)
-                std::memcpy(a.x + t * a.padded, x_ + t * weight_.columns, size_t(weight_.columns) * 4);
-            kernels_.prepare(a, count_, weight_.columns, weight_.kind, weight_.group);
-            s.prepared = 0;
-        }
-        kernels_.product(weight_, cut_.first(chunk), cut_.last(chunk), a, count_, y_, weight_.rows, false);
-    }
-    void ended(int) override {}
-
-private:
-    const Kernels &kernels_;
-    const dyno_matrix &weight_;
-    const float *x_;
-    float *y_;
-    int64_t count_;
-    Cut cut_;
-    std::vector<Scratch> scratch_;
-};
-
-class Unpacking final : public Program {
-public:
-    Unpacking(const Kernels &kernels, const dyno_matrix &weight, int64_t first, int64_t last, uint16_t *out, int threads)
-        : kernels_(kernels), weight_(weight), first_(first), out_(out), cut_(cut(last - first, weight.stride, threads)) {}
-    int phases() const override { return 1; }
-    int chunks(int) const override { return cut_.count(); }
-    void run(int, int chunk, int) override {
-        kernels_.unpack(weight_, first_ + cut_.first(chunk), first_ + cut_.last(chunk),
-                        out_ + cut_.first(chunk) * weight_.columns);
-    }
-    void ended(int) override {}
-
-private:
-    const Kernels &kernels_;
-    const dyno_matrix &weight_;
-    int64_t first_;
-    uint16_t *out_;
-    Cut cut_;
-};
 
 }  // namespace
 
@@ -435,18 +299,6 @@ struct dyno_session final : Step {
 
 namespace {
 
-bool fits(const dyno_matrix &w, int64_t rows, int64_t columns) {
-    if (!w.data || rows < 1 || columns < 1 || w.rows != rows || w.columns != columns || w.kind < DYNO_F32
-        || w.kind > DYNO_I4)
-        return false;
-    if (w.kind == DYNO_I4)
-        return w.scale.data && (w.group == 32 || w.group == 64 || w.group == 128)
-               && w.stride == (columns + w.group - 1) / w.group * w.group / 2;
-    if (w.stride < columns * bytes_of(w.kind)) return false;
-    return (w.kind != DYNO_I8 && w.kind != DYNO_I8_DYNAMIC)
-           || (w.scale.data && (w.kind == DYNO_I8 || columns <= DYNO_LONGEST_I8));
-}
-
 bool runs(const dyno_model &m) {
     if (m.hidden < 1 || m.layers < 1 || m.heads < 1 || m.kv_heads < 1 || m.heads % m.kv_heads || m.head_size < 1
         || m.neurons < 1 || m.layers * kPhasesOfLayer + 1 > kMaxPhases || m.heads + 2 * m.kv_heads > kMaxChunks
@@ -468,15 +320,6 @@ bool runs(const dyno_model &m) {
 
 }  // namespace
 
-int dyno_abi(void) { return DYNO_ABI; }
-
-int dyno_can_run(int isa) { return kernels_of(isa) != nullptr; }
-
-const char *dyno_isa_name(int isa) {
-    const Kernels *k = kernels_of(isa);
-    return k ? k->name : "";
-}
-
 dyno_session *dyno_open(const dyno_model *model, int isa) {
     const Kernels *k = kernels_of(isa);
     if (!k || !runs(*model)) return nullptr;
@@ -492,26 +335,4 @@ void dyno_close(dyno_session *session) { delete session; }
 int dyno_step(dyno_session *session, const dyno_cache *cache, const int64_t *ids, int64_t rows, int64_t at,
               const dyno_turn *turns, float *logits, int threads, int64_t *part_ns) {
     return session->take(*cache, ids, rows, at, turns, logits, threads, part_ns);
-}
-
-int dyno_linear(const dyno_matrix *weight, const float *x, int64_t count, float *y, int threads, int isa) {
-    const Kernels *k = kernels_of(isa);
-    if (!k || count < 1 || count > DYNO_MAX_ROWS || !fits(*weight, weight->rows, weight->columns)) return 1;
-    try {
-        Linear program(*k, *weight, x, count, y, std::min(std::max(threads, 1), kMaxThreads));
-        run_together(program, std::min(std::max(threads, 1), kMaxThreads));
-    } catch (const std::bad_alloc &) {
-        return 2;
-    }
-    return 0;
-}
-
-int dyno_unpack(const dyno_matrix *weight, int64_t first, int64_t last, uint16_t *out, int threads) {
-    const Kernels *k = kernels_of(DYNO_AUTO);
-    if (weight->kind != DYNO_I4 || !fits(*weight, weight->rows, weight->columns) || first < 0 || first >= last
-        || last > weight->rows)
-        return 1;
-    Unpacking program(*k, *weight, first, last, out, std::min(std::max(threads, 1), kMaxThreads));
-    run_together(program, std::min(std::max(threads, 1), kMaxThreads));
-    return 0;
 }
