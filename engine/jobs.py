@@ -25,6 +25,7 @@ from engine.messages import (
     Evaluate,
     Event,
     Explain,
+    ExportModel,
     Generate,
     GenerationStats,
     LoadModel,
@@ -43,6 +44,7 @@ from engine.messages import (
 from engine.models.chat import ChatMessage
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts, pick_device
+from engine.models.opening import weight_paths
 from engine.models.reasoning import opens_reasoning
 from engine.monitor.monitor import Monitor
 from engine.profile import explain
@@ -264,7 +266,7 @@ def _model_facts(state: EngineState, session: Session, fingerprint: str) -> dict
     """The fields of a row that say which model."""
     assert state.folder is not None
     return {"model_filename": state.folder.resolve().name, "model_type": session.config.model_type,
-            "model_size": sum(f.stat().st_size for f in state.folder.glob("*.safetensors")),
+            "model_size": sum(f.stat().st_size for f in weight_paths(state.folder)),
             "model_n_params": session.masters.parameters, "model_fingerprint": fingerprint, "load_s": state.load_s}
 
 
@@ -282,16 +284,27 @@ def explain_job(state: EngineState, command: Explain) -> JobSteps:
         yield Progress(command.job_id, time.monotonic(), stage, done, total)
 
 
+def export_job(state: EngineState, command: ExportModel) -> JobSteps:
+    """Write the loaded model as the active recipe prunes it."""
+    from engine.export import export_model  # the gguf library with it
+
+    session = state.loaded()
+    assert session.active is not None
+    for stage, done, total in export_model(session.masters, session.tokenizer, session.active.recipe, command.format,
+                                           Path(command.path), session.device, session.calibrator()):
+        yield Progress(command.job_id, time.monotonic(), stage, done, total)
+    return None
+
+
 def model_info(session: Session, folder: Path, device: DeviceFacts) -> ModelInfo:
     """What the window shows of a loaded model."""
-    files = list(folder.glob("*.safetensors"))
+    files = weight_paths(folder)
     kind = session.config.model_type
-    stored = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return ModelInfo(
         name=model_name(folder), folder=str(folder),
         architecture=f"{kind}, through Transformers" if session.config.foreign else kind,
         parameters=session.masters.parameters, context=session.config.context,
-        stored_dtype=stored[session.masters.stored_dtype], file_bytes=sum(f.stat().st_size for f in files),
+        stored_dtype=session.masters.stored_name, file_bytes=sum(f.stat().st_size for f in files),
         device=device.torch_name, device_name=device.name, threads=torch.get_num_threads(),
         chat_template=session.tokenizer.chat_template is not None, sampling=_suggested(folder),
         unavailable=tuple(unavailable_techniques(device, session.config)), reasons_first=_reasons_first(session))

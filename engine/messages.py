@@ -21,8 +21,9 @@ from engine.train_plan import TrainPlan
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
     "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "ContextCounted", "CountContext",
-    "DataPreview", "EngagedReport", "Evaluate", "Event", "Explain", "Failed", "FinishTraining", "Finished",
-    "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel", "ModelInfo", "ModelLoaded",
+    "DataPreview", "EngagedReport", "Evaluate", "Event", "Explain", "ExportModel", "Failed",
+    "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
+    "ModelInfo", "ModelLoaded",
     "PartBegun", "PerplexityResult", "PreviewData", "ProbeData", "ProbeReport", "Progress", "QualityProbe",
     "RecipeApplied", "RecipeFailed", "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched",
     "TechniqueReport", "TimeShare", "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult",
@@ -93,6 +94,16 @@ class RunBenchmark:
 
 
 @dataclass(frozen=True)
+class ExportModel:
+    """Write the loaded model, pruned as its active recipe prunes it. path: a file for "gguf-f16" and "gguf-q8_0", a
+    folder for "safetensors"."""
+
+    job_id: int
+    path: str
+    format: str
+
+
+@dataclass(frozen=True)
 class ApplyRecipe:
     """Control: switch to this recipe at the next token. A newer one replaces one that has not been built yet."""
 
@@ -123,7 +134,8 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train | PreviewData | ProbeData
+Job = (LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train | PreviewData | ProbeData
+       | ExportModel)
 Command = Job | FinishTraining | ApplyRecipe | SetThreads | CountContext | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results

@@ -17,7 +17,7 @@ from engine.errors import DynoError
 from engine.models.cache import KVCache
 from engine.models.checkpoint import Masters
 from engine.models.devices import DeviceFacts
-from engine.models.opening import open_model
+from engine.models.opening import open_model, open_tokenizer
 from engine.models.tokenizer import Tokenizer
 from engine.paths import CALIBRATION_TEXT
 from engine.recipe import Recipe
@@ -51,7 +51,7 @@ class Session:
 
     @classmethod
     def open(cls, folder: Path, device: DeviceFacts) -> Session:
-        """Read a model folder in one go. Raises DynoError saying what is wrong with it."""
+        """Read a model folder or .gguf file in one go. Raises DynoError saying what is wrong with it."""
         steps = cls.opening(folder, device)
         while True:
             try:
@@ -64,7 +64,7 @@ class Session:
     def opening(cls, folder: Path, device: DeviceFacts) -> Generator[BuildStep, None, Session]:
         """open() step by step, for whoever shows progress or may stop it."""
         masters = yield from open_model(folder)
-        return cls(masters, Tokenizer.from_folder(folder), device)
+        return cls(masters, open_tokenizer(folder), device)
 
     # ------------------------------------------------------------------------------------------------------ recipes
 
@@ -76,15 +76,19 @@ class Session:
             known.report = replace(known.report, from_cache=True, build_s=0.0)
             return known
         self._evict(room_for=None)
-        if self._calibrator is None:
-            text = CALIBRATION_TEXT.read_text(encoding="utf-8")
-            ids = self.tokenizer.encode(text, special_tokens=False)
-            self._calibrator = Calibrator(self.masters, ids, self.device)
-        variant = yield from build_variant(self.masters, recipe, self.device, self._calibrator, self._make_room)
+        variant = yield from build_variant(self.masters, recipe, self.device, self.calibrator(), self._make_room)
         self._built[recipe] = variant
         self._build_s[recipe] = variant.report.build_s
         self._evict(room_for=variant)
         return variant
+
+    def calibrator(self) -> Calibrator:
+        """What shows techniques that ask for it what activations look like; it runs at most once."""
+        if self._calibrator is None:
+            text = CALIBRATION_TEXT.read_text(encoding="utf-8")
+            ids = self.tokenizer.encode(text, special_tokens=False)
+            self._calibrator = Calibrator(self.masters, ids, self.device)
+        return self._calibrator
 
     def build_seconds(self, recipe: Recipe) -> float | None:
         """How long the recipe's last build took, also where its variant has come from the cache since."""

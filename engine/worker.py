@@ -31,6 +31,7 @@ from engine.messages import (
     CountContext,
     Evaluate,
     Explain,
+    ExportModel,
     Failed,
     Finished,
     FinishTraining,
@@ -65,7 +66,7 @@ log = logging.getLogger(__name__)
 
 _MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", WorkOnText: "reply", Evaluate: "score",
                            Explain: "profile", RunBenchmark: "benchmark", Train: "training", PreviewData: "preview",
-                           ProbeData: "data probe"}
+                           ProbeData: "data probe", ExportModel: "export"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -199,6 +200,8 @@ class Worker:
             steps = jobs.benchmark_job(self._state, job)
         elif isinstance(job, (Train, PreviewData, ProbeData)):
             steps = training_jobs.training_job(self._state, job)
+        elif isinstance(job, ExportModel):
+            steps = jobs.export_job(self._state, job)
         else:
             steps = jobs.evaluate_job(self._state, job)
         try:

@@ -40,6 +40,7 @@ from engine.messages import (
 )
 from engine.paths import bundled_model
 from gui.context import AppContext, Dock, find_docks, find_pages
+from gui.model_files import Exporter, choose_file, model_at
 from gui.shortcuts import ShortcutsDialog
 from gui.techniques.dock import remembered_recipe
 from gui.techniques.running import running_label
@@ -185,8 +186,13 @@ class MainWindow(QMainWindow):
         file_menu = self.menuBar().addMenu(self.tr("&File"))
         self._add(file_menu, self.tr("New chat"), "Ctrl+N", self._new_chat)
         self._add(file_menu, self.tr("Open model…"), "Ctrl+O", self.choose_model)
+        self._add(file_menu, self.tr("Open model folder…"), "Ctrl+Shift+O", self.choose_folder)
         self._add(file_menu, self.tr("Open the bundled model"), "", lambda: self.load_model(str(bundled_model())))
         self._add(file_menu, self.tr("Export chat…"), "Ctrl+E", self._context.actions.export.emit)
+        exporter = Exporter(self._context, self.notice, self)
+        self.export_model = self._add(file_menu, self.tr("Export model…"), "Ctrl+Shift+E", lambda: exporter.ask(
+            self._model.name if self._model is not None else ""))
+        self.export_model.setEnabled(False)
         file_menu.addSeparator()
         self._add(file_menu, self.tr("Quit"), "Ctrl+Q", self.close)
         go = self.menuBar().addMenu(self.tr("&Go"))
@@ -242,18 +248,26 @@ class MainWindow(QMainWindow):
         if threads:
             self._context.bridge.submit(SetThreads(threads))
         folder = self._context.settings.get("model", "")
-        self.load_model(folder if folder and Path(folder).is_dir() else str(bundled_model()))
+        self.load_model(model_at(folder) if folder and model_at(folder) else str(bundled_model()))
 
     def choose_model(self) -> None:
+        """Ask for a .gguf file or a file of a model folder, and load it."""
+        path = choose_file(self, self._last_place())
+        if path:
+            self.load_model(path)
+
+    def choose_folder(self) -> None:
         """Ask for a model folder and load it."""
-        last = Path(self._context.settings.get("model", ""))
-        start = str(Path.home() if last in (Path(), bundled_model()) else last.parent)
-        folder = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"), start)
+        folder = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"), self._last_place())
         if folder:
             self.load_model(folder)
 
+    def _last_place(self) -> str:
+        last = Path(self._context.settings.get("model", ""))
+        return str(Path.home() if last in (Path(), bundled_model()) else last.parent)
+
     def load_model(self, folder: str) -> None:
-        """Load a model folder; the one before it stays until this one is ready."""
+        """Load a model folder or .gguf file; the one before it stays until this one is ready."""
         self._loading_id = self._context.bridge.next_id()
         self._context.bridge.submit(LoadModel(self._loading_id, folder, remembered_recipe(self._context.settings)))
 
@@ -303,6 +317,7 @@ class MainWindow(QMainWindow):
         elif isinstance(event, ModelLoaded):
             self._model, self._recipe = event.model, running_label(event.report)
             self._context.settings.set("model", event.model.folder)
+            self.export_model.setEnabled(True)
             self.notice.clear()
         elif isinstance(event, RecipeApplied):
             self._recipe = running_label(event.report)
@@ -373,14 +388,14 @@ class MainWindow(QMainWindow):
     # ------------------------------------------------------------------------------------------------ window events
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """A folder dropped on the window is opened as a model."""
+        """A folder or .gguf file dropped on the window is opened as a model."""
         urls = event.mimeData().urls()
-        if urls and Path(urls[0].toLocalFile()).is_dir():
+        if urls and model_at(urls[0].toLocalFile()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Open the dropped folder."""
-        self.load_model(event.mimeData().urls()[0].toLocalFile())
+        """Open what was dropped."""
+        self.load_model(model_at(event.mimeData().urls()[0].toLocalFile()))
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Remember the layout; the application stops the rest."""

@@ -25,6 +25,7 @@ from engine.bench.speed import MOST_WARM_UPS, UBATCH, Sample, SpeedRun, is_stead
 from engine.bench.texts import TextFile, open_text
 from engine.errors import DynoError, for_people
 from engine.measurements import BenchPlan, BenchRow, QualityTest, SpeedTest
+from engine.models.opening import weight_paths
 from engine.session import Session
 from engine.variant import Variant
 
@@ -96,7 +97,7 @@ def model_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     config = folder / "config.json"
     digest.update(config.read_bytes() if config.is_file() else b"")
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_paths(folder):
         nbytes = path.stat().st_size
         digest.update(f"{path.name}:{nbytes}".encode())
         with path.open("rb") as file:

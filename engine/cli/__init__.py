@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from engine.cli import bench, compare, doctor, explain, generate, models, perplexity, recipes, runs, train
+from engine.cli import bench, compare, doctor, explain, export, generate, models, perplexity, recipes, runs, train
 from engine.cli.arguments import Parser, WrongArgument
 from engine.errors import DynoError
 
-_COMMANDS = (generate, models, train, bench, compare, perplexity, runs, recipes, explain, doctor)
+_COMMANDS = (generate, models, train, export, bench, compare, perplexity, runs, recipes, explain, doctor)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.errors import DynoError
-from engine.models.config import ModelConfig
+from engine.models.opening import model_config
 
 
 class WrongArgument(DynoError):
@@ -53,8 +53,8 @@ def at_most(argument: str, value: int, low: int, high: int) -> None:
 
 
 def model_context(folder: str) -> int:
-    """Tokens a model can hold, from its folder. Raises DynoError."""
-    return ModelConfig.from_folder(Path(folder).expanduser()).context
+    """Tokens a model can hold, from its folder or file. Raises DynoError."""
+    return model_config(Path(folder).expanduser()).context
 
 
 def _checked(text: str, kind: type[int] | type[float], noun: str, low: float, high: float, where: str) -> float:

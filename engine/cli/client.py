@@ -46,7 +46,8 @@ _COLUMNS = shutil.get_terminal_size().columns - 1
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """--model, --device, --threads and --quiet."""
-    parser.add_argument("--model", metavar="DIR", default=str(bundled_model()), help="model folder (default: bundled)")
+    parser.add_argument("--model", metavar="PATH", default=str(bundled_model()),
+                        help="model folder or .gguf file (default: bundled)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     parser.add_argument("--threads", type=threads(),
                         help="threads of the CPU kernels (default: what suits the model)")

@@ -55,17 +55,20 @@ class Masters(Mapping[str, Tensor]):
 
     A tensor is memory-mapped or put together on each access; callers never write into it. `config.tied` tells that
     the head is the embedding. spent: gives a checkpoint tensor's pages back to the system. unmapped: names of tensors
-    that are no part of a file as it lies. slots: the linear layers of a model that our decoder does not run
-    (engine/models/foreign.py).
+    that are no part of a file as it lies. stored: how GGUF stores most of them, where it does. slots: the linear layers
+    of a model that our decoder does not run (engine/models/foreign.py).
     """
 
     slots: tuple[LinearSlot, ...] = ()
+    _stored = ""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, Callable[[], Tensor]], path: Path | None = None,
-                 spent: Mapping[str, Callable[[], None]] | None = None, unmapped: frozenset[str] = frozenset()):
+                 spent: Mapping[str, Callable[[], None]] | None = None, unmapped: frozenset[str] = frozenset(),
+                 stored: str = "") -> None:
         self.config = config
         self._spent = spent or {}
         self._unmapped = unmapped
+        self._stored = stored
         self.path = path
         self._sources = sources(config)
         self._tensors = tensors
@@ -103,6 +106,12 @@ class Masters(Mapping[str, Tensor]):
     def parameters(self) -> int:
         """Number of weights; a tied head counts once."""
         return sum(_numel(s.shape) for s in self._sources.values())
+
+    @property
+    def stored_name(self) -> str:
+        """How the weights are stored: fp32, bf16, fp16, or one of GGUF's types."""
+        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return self._stored if self._stored not in ("", "F32", "F16", "BF16") else names[self.stored_dtype]
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -167,7 +176,7 @@ def check_finite(tensors: Mapping[str, Callable[[], Tensor]],
                  spent: Mapping[str, Callable[[], None]]) -> Generator[tuple[str, int, int], None, None]:
     """Read every tensor once, a part a step, and raise DynoError at a NaN or infinity."""
     for done, (name, read) in enumerate(tensors.items()):
-        flat = read().view(-1)
+        flat = (weight := read()).as_strided((weight.numel(),), (1,))  # in whatever order it lies
         for first in range(0, flat.numel(), _CHECKED_AT_ONCE):
             yield "Checking the weights", done, len(tensors)
             _check_finite(name, flat[first:first + _CHECKED_AT_ONCE])

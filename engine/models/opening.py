@@ -1,22 +1,50 @@
-"""Which code opens a model folder: our own decoder where it knows the architecture, Transformers for any other."""
+"""A model wherever it lies, and which code opens it: a Hugging Face folder by our own decoder where it knows the
+architecture and by Transformers for any other; or a .gguf file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from engine.models.checkpoint import Opening, open_masters
+from engine.models.checkpoint import Masters, Opening, open_masters, run_opening
 from engine.models.config import ModelConfig, read_hf
 from engine.models.families import family_of
+from engine.models.gguf_header import is_gguf, read_gguf
+from engine.models.gguf_model import open_gguf
+from engine.models.gguf_names import config_of
+from engine.models.gguf_tokenizer import tokenizer_of
+from engine.models.tokenizer import Tokenizer
 
 
-def open_model(folder: Path) -> Opening:
-    """Open a model folder step by step. Raises DynoError saying what is wrong with it."""
-    folder = Path(folder)
-    kind = read_hf(folder).get("model_type")
+def open_model(path: Path) -> Opening:
+    """The master weights of a folder or .gguf file, step by step. Raises DynoError saying what is wrong."""
+    path = Path(path)
+    if is_gguf(path):
+        return (yield from open_gguf(path))
+    kind = read_hf(path).get("model_type")
     if family_of(kind) is not None:
-        return (yield from open_masters(folder))
+        return (yield from open_masters(path))
     if not isinstance(kind, str):
         ModelConfig.from_hf({"model_type": kind})  # raises: no name is no architecture of anybody's
     from engine.models.foreign import open_foreign
 
-    return (yield from open_foreign(folder))
+    return (yield from open_foreign(path))
+
+
+def load_model(path: Path) -> Masters:
+    """The master weights in one go. Raises DynoError."""
+    return run_opening(open_model(path))
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer and chat template. Raises DynoError."""
+    return tokenizer_of(read_gguf(path)) if is_gguf(path) else Tokenizer.from_folder(path)
+
+
+def model_config(path: Path) -> ModelConfig:
+    """The shape of a model that our decoder runs, no weight being read. Raises DynoError."""
+    return config_of(read_gguf(path)) if is_gguf(path) else ModelConfig.from_folder(path)
+
+
+def weight_paths(path: Path) -> list[Path]:
+    """The files that hold the weights."""
+    return [path] if is_gguf(path) else sorted(path.glob("*.safetensors"))

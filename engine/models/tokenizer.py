@@ -32,7 +32,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: RustTokenizer, special: dict[str, str], chat_template: str | None) -> None:
-        self._backend = backend
+        self._backend = self.backend = backend
         self._special = special
         self.chat_template = chat_template
         self._texts: dict[int, str] = {}
@@ -70,6 +70,11 @@ class Tokenizer:
             value = settings.get(key)
             special[key] = value.get("content", "") if isinstance(value, dict) else value or ""
         return cls(backend, special, template)
+
+    def settings_text(self) -> str:
+        """What tokenizer_config.json says of it: special tokens and the chat template."""
+        template = {"chat_template": self.chat_template} if self.chat_template is not None else {}
+        return json.dumps({k: v for k, v in self._special.items() if v} | template, indent=2, ensure_ascii=False)
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Token ids; with `special_tokens`, whatever the tokenizer adds by itself (Llama's BOS)."""
