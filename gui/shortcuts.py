@@ -21,7 +21,9 @@ class ShortcutsDialog(QDialog):
                            (self.tr("Shift+Enter"), self.tr("New line in the message")),
                            (self.tr("F2"), self.tr("Rename the selected chat")),
                            (self.tr("Del"), self.tr("Delete the selected chat")),
-                           (self.tr("Left, Right in a reply"), self.tr("Walk through its tokens"))):
+                           (self.tr("Left, Right in a reply"), self.tr("Walk through its tokens")),
+                           (self.tr("Alt+Left, Alt+Right in a turn"), self.tr("Walk to the branch before or after")),
+                           (self.tr("Arrows, +, -, 0 in a graph"), self.tr("Move, zoom, show all of it"))):
             form.addRow(QLabel(keys), QLabel(what))
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QToolButton, QWidget
 
 from engine.errors import DynoError, reason
@@ -49,7 +49,9 @@ class Attachment(QWidget):
         self._remove.clicked.connect(self.clear)
         row = QHBoxLayout(self)
         row.setContentsMargins(2, 0, 2, 0)
-        row.addWidget(IconLabel("folder", "muted"))
+        mark = IconLabel("attach", "muted")
+        mark.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        row.addWidget(mark)
         row.addWidget(self._label, 1)
         row.addWidget(self._remove)
         theme().changed.connect(self.restyle)

@@ -45,12 +45,12 @@ class ContextMeter(QWidget):
                 self.tr("This is {used} tokens long and does not fit: the context holds {context}, of which {reserve} "
                         "are kept for the reply.")).format(
             used=f"{counted.used:,}", context=f"{counted.context:,}", reserve=f"{counted.reserve:,}")
+        tone = "error" if not counted.fits else "warning" if counted.dropped else "accent"
+        beside = self.tr("too long") if not counted.fits else ""
         if counted.fits and counted.dropped:
             said += " " + self.tr("Oldest turns that would be left out: {n}.").format(n=counted.dropped)
-        tone = "error" if not counted.fits else "warning" if counted.dropped else "accent"
-        left_out = "  " + (self.tr("−1 turn") if counted.dropped == 1 else
-                           self.tr("−{n} turns").format(n=counted.dropped)) if counted.dropped else ""
-        self._show(counted.used, counted.context, said, tone, left_out)
+            beside = self.tr("−1 turn") if counted.dropped == 1 else self.tr("−{n} turns").format(n=counted.dropped)
+        self._show(counted.used, counted.context, said, tone, f"  {beside}" if beside else "")
 
     def show_reply(self, used: int, context: int) -> None:
         """Show what the running reply has taken so far."""

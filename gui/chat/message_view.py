@@ -13,7 +13,7 @@ from gui.theme import icon, small_font
 from gui.widgets.fold import FoldButton
 from gui.widgets.notice import Notice
 
-_LONG_CHARACTERS, _SHOWN_CHARACTERS = 2500, 1200
+_LONG_CHARACTERS, _SHOWN_CHARACTERS = 1500, 600
 
 
 class MessageView(QFrame):
@@ -29,6 +29,7 @@ class MessageView(QFrame):
         self.role = role
         self._who = QLabel(self.tr("You") if role == "user" else self.tr("Model"))
         self._who.setProperty("heading", True)
+        self._who.setWordWrap(True)
         self._body = QVBoxLayout()
         self._body.setSpacing(4)
         self._foot = QLabel()

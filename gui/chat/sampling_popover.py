@@ -106,7 +106,8 @@ class SamplingPopover(QFrame):
         self._system.blockSignals(False)
         self._show(self.sampling())
         self.adjustSize()
-        self.move(anchor.mapToGlobal(QPoint(0, -self.height() - 6)))
+        screen, place = anchor.screen().availableGeometry(), anchor.mapToGlobal(QPoint(0, -self.height() - 6))
+        self.move(max(screen.left(), min(place.x(), screen.right() - self.width())), max(screen.top(), place.y()))
         self.show()
         self._number["temperature"].setFocus()
 

@@ -105,6 +105,8 @@ class ScenarioBar(QWidget):
         for choice in field.choices:
             box.addItem(words(choice), choice)
         box.setEditable(field.free)
+        box.setToolTip(box.currentText())
+        box.currentTextChanged.connect(box.setToolTip)
         box.currentTextChanged.connect(lambda _: self.changed.emit())
         self._field_row.addWidget(label)
         self._field_row.addWidget(box)

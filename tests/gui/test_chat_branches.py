@@ -227,6 +227,7 @@ def test_the_meter_shows_what_the_next_reply_would_take_and_grows_with_it(
         until(qapp, lambda: int(chat.composer.meter._label.text().split(" / ")[0]) > asked, "the new turn")
         chat.composer.field.setPlainText("boats " * 300)
         until(qapp, lambda: "does not fit" in chat.composer.meter.text(), "the warning")
+        assert chat.composer.meter._label.text().endswith("too long"), "colour is not the only sign"
         chat.composer.scenarios.choose("summarise", {})
         until(qapp, lambda: not chat.composer.meter.isVisible(), "no meter for texts of any length")
     finally:

@@ -32,7 +32,7 @@ _LONGEST_LABEL_PX = 190.0
 _ARROW_PX = 9.0
 _BEND = 0.16
 _STEP_PX, _ZOOM, _MOST, _LEAST, _MARGIN = 48.0, 1.2, 4.0, 0.05, 16.0
-_READABLE = 0.68  # of the letters' size
+_WHOLE_FROM, _READABLE = 0.55, 0.7  # zooms: all of it is shown at first from here on; else it begins with this one
 
 
 class GraphCanvas(QWidget):
@@ -91,7 +91,7 @@ class GraphCanvas(QWidget):
         """Show all of it where it can be read then; else the best connected name and what is around it."""
         self.fit()
         self._home = True
-        if self._boxes and self._scale < _READABLE:
+        if self._boxes and self._scale < _WHOLE_FROM:
             counts = [0] * len(self._boxes)
             for pair in self._edges:
                 for end in pair:

@@ -50,7 +50,7 @@ def place(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]]
 
 def _spread(box: Points) -> Points:
     """Pixels (2,) for a distance of one: the area that a box takes, in the shape of the picture."""
-    area = float(box.prod(axis=1).mean()) * 1.9
+    area = float(box.prod(axis=1).mean()) * 1.5
     return np.asarray(((area * _SHAPE) ** 0.5, (area / _SHAPE) ** 0.5))
 
 
