@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from engine.chat_messages import ContextCounted, CountContext
@@ -17,6 +18,7 @@ from engine.models.reasoning import without_broken_reasoning
 from engine.models.tokenizer import Tokenizer
 from engine.words import counted
 
+_LONGEST_TOKEN = 128  # characters; texts beyond this many for each token of room are not worth tokenizing
 _STRIDES = 4  # of the room for the turns: the oldest leave at such steps, and the prompt stays the same between them
 
 
@@ -50,15 +52,17 @@ def _fitted(tokenizer: Tokenizer, messages: Sequence[ChatMessage], room: int) ->
     if not turns:
         return tokenizer.render_chat(system), 0
     rendered: dict[int, list[int]] = {}
+    hopeless = 1 + max((i for i, t in enumerate(turns[:-1]) if len(t.content) > _LONGEST_TOKEN * room), default=-1)
 
     def fits(dropped: int) -> bool:
         rendered[dropped] = tokenizer.render_chat([*system, *turns[dropped:]])
         return len(rendered[dropped]) <= room
 
-    if fits(0):
+    if not hopeless and fits(0):
         return rendered[0], 0
-    starts = list(_starts(turns))
-    sizes = [0, *accumulate(len(tokenizer.encode(turn.content, special_tokens=False)) for turn in turns)]
+    starts = [start for start in _starts(turns) if start >= hopeless]
+    sizes = [0, *accumulate(len(tokenizer.encode(turn.content, special_tokens=False)) if i >= hopeless else room
+                            for i, turn in enumerate(turns))]
     stride = max(1, room // _STRIDES)
     strides = [b for a, b in zip([0, *starts], starts, strict=False) if sizes[a] // stride < sizes[b] // stride]
     for choices in (strides, starts):  # any whole turn may go where the strides do not reach far enough
@@ -86,11 +90,15 @@ def check_prompt(ids: Sequence[int], context: int) -> None:
 
 
 def count_context(tokenizer: Tokenizer, context: int, asked: CountContext) -> ContextCounted:
-    """What a reply would take of the context. Never raises: what cannot be rendered counts as nothing."""
-    reserve = reply_reserve(asked.max_tokens, context)
+    """What a reply would take of the context. Never raises: what cannot be rendered counts as nothing. A last turn that
+    is beyond all measure is counted as far as it is certain not to fit."""
+    reserve, most = reply_reserve(asked.max_tokens, context), _LONGEST_TOKEN * context
+    if asked.messages and len(asked.messages[-1].content) > most:
+        last = replace(asked.messages[-1], content=asked.messages[-1].content[:most])
+        asked = replace(asked, messages=(*asked.messages[:-1], last))
     try:
         if asked.prompt is not None:
-            ids, dropped, limit = tokenizer.encode(asked.prompt), 0, context - 1
+            ids, dropped, limit = tokenizer.encode(asked.prompt[:most]), 0, context - 1
         else:
             (ids, dropped), limit = _fitted(tokenizer, asked.messages, context - reserve), context - reserve
     except DynoError:

@@ -160,6 +160,25 @@ def test_the_last_turn_goes_without_its_predecessors_where_only_it_fits(chat_fol
         fit_messages(tokenizer, [last, ChatMessage("assistant", "yes"), long], 256, 24)
 
 
+def test_a_book_among_the_turns_is_left_out_without_being_tokenized(chat_folder: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, encoded = Tokenizer.from_folder(chat_folder), []
+    encode = Tokenizer.encode
+
+    def watched(self: Tokenizer, text: str, special_tokens: bool = True) -> list[int]:
+        encoded.append(len(text))
+        return encode(self, text, special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    book, last = ChatMessage("user", "boats and gulls " * 10_000), ChatMessage("user", "and now?")
+    turns = [ChatMessage("user", "hi"), ChatMessage("assistant", "yes"), book, ChatMessage("assistant", "seven"), last]
+    ids, dropped = fit_messages(tokenizer, turns, 256, 24)
+    assert (dropped, tokenizer.decode(ids)) == (4, tokenizer.decode(tokenizer.render_chat([last])))
+    counted = count_context(tokenizer, 256, CountContext(1, (*turns[:2], book)))
+    assert not counted.fits and counted.used > 256
+    assert max(encoded) < 200 * 256 < len(book.content)
+
+
 def test_the_budget_counts_what_a_reply_would_read(chat_folder: Path) -> None:
     tokenizer = Tokenizer.from_folder(chat_folder)
     turns = (*conversation(20), ChatMessage("user", "and the last?"))
