@@ -67,10 +67,12 @@ Step = PromptRead | NewToken | Reread | SwitchRefused
 
 def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: tuple[str, ...] = (),
              alternatives: int = 0, submitted_s: float | None = None,
-             stopping: Callable[[], bool] = lambda: False) -> Generator[Step, None, GenerationStats]:
+             stopping: Callable[[], bool] = lambda: False,
+             hold: Callable[[float], float] = lambda token_s: 0.0) -> Generator[Step, None, GenerationStats]:
     """Generate a reply to the prompt `ids`; returns its statistics.
 
-    submitted_s: time.perf_counter() of the request. stopping: asked after each step; true ends the reply there.
+    submitted_s: time.perf_counter() of the request. stopping: asked after each step; true ends the reply there. hold:
+    called between tokens with the time of the last one, may hold the reply back, and returns for how long it did.
     """
     begun_s = time.perf_counter() if submitted_s is None else submitted_s
     context = session.config.context
@@ -102,6 +104,7 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
         if full:
             finish = "length" if count >= sampling.max_tokens else "context"
             break
+        held_s = hold(last_s)
         checked = ahead.checked(choice.token_id)
         if session.switched:
             ahead.drop()
@@ -111,6 +114,8 @@ def generate(session: Session, ids: Sequence[int], sampling: Sampling, *, stop: 
             while session.switched and not stopping():
                 yield from _reread(session, stopping)
             paused_s += time.perf_counter() - last_s  # building and reading again is not decoding
+        else:
+            paused_s += held_s
         if stopping():
             break
         left = min(sampling.max_tokens - count, context - len(ids) - count) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from engine.models.devices import DeviceFacts, pick_device
 from engine.models.opening import weight_paths
 from engine.models.reasoning import opens_reasoning
 from engine.monitor.monitor import Monitor
+from engine.pace import Pace
 from engine.profile import explain
 from engine.recipe import Recipe
 from engine.sampling import check_sampling
@@ -78,6 +79,7 @@ class EngineState:
     cancelled: set[int] = field(default_factory=set)
     finishing: set[int] = field(default_factory=set)
     stopping: bool = False
+    wait: Callable[[float], object] = time.sleep  # the engine thread's returns as soon as it has carried out control
 
     def loaded(self) -> Session:
         """The session, or a DynoError that says there is none."""
@@ -164,15 +166,21 @@ def generate_job(state: EngineState, command: Generate) -> JobSteps:
         if sampling.seed is None:
             known = with_known_tokens(session.tokenizer, ids, session.known_ids)
             ids = known if len(known) <= context - reserve else ids
+
+    def stopping() -> bool:
+        return state.stopping or job_id in state.cancelled
+
+    pace = Pace(command.pace_tokens_per_s, state.wait, stopping)
     steps = generate(session, ids, sampling, stop=command.stop, alternatives=command.alternatives,
-                     submitted_s=command.submitted_s or None,
-                     stopping=lambda: state.stopping or job_id in state.cancelled)
-    return (yield from reply_events(state, job_id, steps))
+                     submitted_s=command.submitted_s or None, stopping=stopping, hold=pace.hold)
+    stats = yield from reply_events(state, job_id, steps, paced=command.pace_tokens_per_s > 0)
+    return replace(stats, pace_tokens_per_s=command.pace_tokens_per_s)
 
 
 def reply_events(state: EngineState, job_id: int, steps: Generator[Step, None, GenerationStats],
-                 reading: bool = True) -> Generator[Event, None, GenerationStats]:
-    """The events of a reply's steps. reading: tell how far its prompt has been read."""
+                 reading: bool = True, paced: bool = False) -> Generator[Event, None, GenerationStats]:
+    """The events of a reply's steps. reading: tell how far its prompt has been read. paced: its tokens are held back,
+    so the monitor does not take their times for a speed."""
     session, monitor, first = state.loaded(), state.monitor, True
     while True:
         try:
@@ -183,7 +191,8 @@ def reply_events(state: EngineState, job_id: int, steps: Generator[Step, None, G
         now_s = time.monotonic()
         if isinstance(step, NewToken):
             if monitor is not None:
-                monitor.count_tokens(0 if first else 1, now_s)  # the first token only starts the clock
+                if not paced:
+                    monitor.count_tokens(0 if first else 1, now_s)  # the first token only starts the clock
                 monitor.observe_nll(step.nll, 1)
             first = False
             yield Tokens(job_id, now_s, step.recipe, (step.piece,))

@@ -49,6 +49,7 @@ class Generate:
     """Continue `prompt`, or answer the last turn of `messages` (exactly one of the two is given).
 
     alternatives: how many of the likeliest tokens to report with each. submitted_s: time.perf_counter() of the request.
+    pace_tokens_per_s: hold the reply back to so many, for eyes to follow; 0: as fast as it can.
     """
 
     job_id: int
@@ -58,6 +59,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     alternatives: int = 0
     submitted_s: float = 0.0
+    pace_tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,8 @@ class GenerationStats:
 
     cached_tokens: prompt tokens that were already in the KV cache. perplexity: exp(mean NLL) of the chosen tokens: how
     sure the model was, not how good. finish: "end", "length", "context", "stop string" or "stopped". drafted_tokens,
-    accepted_tokens: proposed by prompt lookup, and found right.
+    accepted_tokens: proposed by prompt lookup, and found right. pace_tokens_per_s: what it was held back to, 0 for
+    nothing; tpot_s does not count the waiting, elapsed_s does.
     """
 
     prompt_tokens: int
@@ -302,6 +305,7 @@ class GenerationStats:
     recipe: str
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    pace_tokens_per_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:

@@ -161,7 +161,7 @@ class Worker:
         _preload_torch()
         from engine.jobs import EngineState
 
-        self._state = EngineState(self._monitor)
+        self._state = EngineState(self._monitor, wait=self._wait_on_control)
         while not self._stopping:
             with self._condition:
                 self._condition.wait_for(lambda: self._jobs or self._control or self._probe_wanted
@@ -272,6 +272,12 @@ class Worker:
         self._tell_compiling()
         if not self._building and not self._stopping:
             self._apply_wanted()
+
+    def _wait_on_control(self, seconds: float) -> None:
+        """Wait for control for at most so long, and carry it out; called by a job between two tokens."""
+        with self._condition:
+            self._condition.wait_for(lambda: bool(self._control), seconds)
+        self._poll()
 
     def _count_context(self, command: CountContext) -> None:
         """Answer, unless a newer question waits or there is no model yet."""

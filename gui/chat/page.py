@@ -296,7 +296,7 @@ class ChatPage(QWidget):
         self.transcript.follow()
         self._context.bridge.submit(turns.command(
             job_id, way, seen, prompt.text if prompt is not None else "", conversation.system_prompt,
-            self._sampling.sampling(), self._sampling.stop()))
+            self._sampling.sampling(), self._sampling.stop(), self._sampling.pace()))
 
     def _count(self, request_id: int) -> CountContext | None:
         """What to ask about the context: the conversation with what stands in the composer."""

@@ -118,7 +118,9 @@ class ReplyView(MessageView):
         """The quiet line under the reply."""
         parts = [self.tr("{n} tokens").format(n=stats.output_tokens)]
         if stats.tokens_per_s:
-            parts.append(rate(stats.tokens_per_s))
+            speed = rate(stats.tokens_per_s)
+            parts.append(self.tr("{rate} of its own, held back to {pace}").format(
+                rate=speed, pace=rate(stats.pace_tokens_per_s)) if stats.pace_tokens_per_s else speed)
         if stats.output_tokens:
             parts.append(self.tr("first after {time}").format(time=duration(stats.ttft_s)))
             parts.append(self.tr("perplexity {value}").format(value=f"{stats.perplexity:.2f}"))

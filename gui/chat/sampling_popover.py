@@ -22,6 +22,9 @@ from PySide6.QtWidgets import (
 
 from engine.messages import Sampling
 from gui.settings import Settings
+from gui.widgets.controls import ChoiceBox
+
+_PACES = (0.0, 30.0, 10.0, 3.0)
 
 
 class SamplingPopover(QFrame):
@@ -50,6 +53,7 @@ class SamplingPopover(QFrame):
             "Above 1, tokens that stand in the text already become less likely; 1 for none"), 1, 3, 0.05)
         self._add(form, "max_tokens", self.tr("Longest reply"), self.tr("Where a reply ends at the latest, in tokens"),
                   1, 100000, 0)
+        self._pace = self._add_pace(form)
         self._seed = QLineEdit()
         self._seed.setValidator(QRegularExpressionValidator(QRegularExpression("[0-9]{0,18}"), self))
         self._seed.setPlaceholderText(self.tr("random"))
@@ -95,6 +99,11 @@ class SamplingPopover(QFrame):
         seed = self._settings.get("sampling/seed", "").strip()
         return replace(self._suggested, **chosen, seed=int(seed) if seed.isascii() and seed.isdigit() else None)
 
+    def pace(self) -> float:
+        """Tokens per second to hold replies back to; 0: as fast as it can."""
+        wanted = self._settings.get("sampling/pace", 0.0)
+        return wanted if wanted in _PACES else 0.0
+
     def stop(self) -> tuple[str, ...]:
         """The texts that end a reply."""
         return parse_stop(self._settings.get("sampling/stop", ""))
@@ -125,6 +134,21 @@ class SamplingPopover(QFrame):
         field.valueChanged.connect(lambda value, n=name: self._settings.set(f"sampling/{n}", value))
         form.addRow(title, field)
         self._number[name] = field
+
+    def _add_pace(self, form: QFormLayout) -> ChoiceBox:
+        box, tip = ChoiceBox(), self.tr(
+            "Holds replies back from the next one on, so that a technique can be switched while a small model writes. "
+            "The speed under the reply stays that of decoding alone; the monitor shows none meanwhile.")
+        for pace in _PACES:
+            box.addItem(self.tr("{pace} tokens per second").format(pace=f"{pace:g}") if pace
+                        else self.tr("As fast as it can"), pace)
+        box.setCurrentIndex(max(0, box.findData(self.pace())))
+        box.setAccessibleName(self.tr("Pace for watching"))
+        box.setAccessibleDescription(tip)
+        box.setToolTip(tip)
+        box.currentIndexChanged.connect(lambda _: self._settings.set("sampling/pace", box.currentData()))
+        form.addRow(self.tr("Pace for watching"), box)
+        return box
 
     def _show(self, sampling: Sampling) -> None:
         for name, field in self._number.items():

@@ -72,8 +72,9 @@ def _content(message: Message, scenarios: Mapping[str, Scenario]) -> str:
 
 
 def command(job_id: int, way: Way, turns: Sequence[Turn], text: str, system: str, sampling: Sampling,
-            stop: tuple[str, ...]) -> Generate | WorkOnText:
-    """What to ask the engine. turns: the conversation up to the prompt; text: the prompt as it was written."""
+            stop: tuple[str, ...], pace: float = 0.0) -> Generate | WorkOnText:
+    """What to ask the engine. turns: the conversation up to the prompt; text: the prompt as it was written. pace: of a
+    reply, in tokens per second; 0: as fast as it can. Work on a text is never held back."""
     scenario, submitted_s = way.scenario, time.perf_counter()
     if scenario.way == "text":
         return WorkOnText(job_id, text, scenario.filled(way.values), scenario.filled(way.values, scenario.combine),
@@ -81,9 +82,9 @@ def command(job_id: int, way: Way, turns: Sequence[Turn], text: str, system: str
                           _ALTERNATIVES, submitted_s)
     if scenario.way == "continue":
         return Generate(job_id, prompt=text, sampling=scenario.sampled(sampling), stop=stop,
-                        alternatives=_ALTERNATIVES, submitted_s=submitted_s)
+                        alternatives=_ALTERNATIVES, submitted_s=submitted_s, pace_tokens_per_s=pace)
     return Generate(job_id, messages=as_messages(turns, system), sampling=scenario.sampled(sampling), stop=stop,
-                    alternatives=_ALTERNATIVES, submitted_s=submitted_s)
+                    alternatives=_ALTERNATIVES, submitted_s=submitted_s, pace_tokens_per_s=pace)
 
 
 def question(request_id: int, way: Way, text: str, stored: Sequence[Message], scenarios: Mapping[str, Scenario],

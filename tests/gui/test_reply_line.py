@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -125,3 +126,15 @@ def test_speed_and_memory_stand_beside_the_button_that_explains_them(application
     assert "MB" in shown.text() or "GB" in shown.text()
     assert window._why.isVisible()
     until(qapp, lambda: 0 <= window._why.x() - (shown.x() + shown.width()) < 20, "the layout")
+
+
+def test_a_reply_that_is_held_back_says_so_and_gives_its_own_speed(application: Application,
+                                                                  qapp: QApplication) -> None:
+    chat = chat_of(application)
+    until(qapp, lambda: application.window._model is not None, "the model")
+    application.settings.set("sampling/pace", 30.0)
+    application.settings.set("sampling/max_tokens", 4)
+    chat.send("The boat came home")
+    until(qapp, lambda: chat._reply is None, "the reply")
+    assert "of its own, held back to 30.0 tok/s" in last_reply(chat)._foot.text()
+    assert math.isnan(application.monitor.latest("tokens_per_s") or math.nan), "no speed of the engine"
