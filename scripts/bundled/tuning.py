@@ -110,7 +110,7 @@ def tuning_documents(data: Path, own: Path, held_out: HeldOut, truecase: Truecas
     def read(path: str, epochs: float, max_chars: int = 6000, lower: bool = False) -> list[Document]:
         return documents(data, Source(path, epochs, lower, max_chars), held_out, truecase, rng, Tally())
 
-    out = own_documents(own, rng, repeats=5, strung=2500)
+    out = own_documents(own, rng, repeats=6, strung=2500)
     out += [opening(c, rng) for c in read("chat/selfdialogue.jsonl.xz", 0.1)]
     out += [opening(c, rng) for c in read("chat/topicalchat.jsonl.xz", 0.4)]
     out += [opening(c, rng) for c in read("chat/casino.jsonl.xz", 0.05)]
