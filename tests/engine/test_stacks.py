@@ -18,7 +18,7 @@ from engine.techniques.draft import Draft
 from engine.techniques.precision import PrecisionOptions
 from engine.techniques.prune_l1 import PruneL1Options
 from engine.techniques.prune_neurons import PruneNeuronsOptions
-from engine.variant import Variant, _drafted, device_for
+from engine.variant import Variant, device_for, drafted
 from tests.engine.support import (
     built,
     cpu,
@@ -40,7 +40,7 @@ RECIPES_PER_MODEL = 40
 
 def draft_of(session: Session, recipe: Recipe) -> Draft:
     """What was planned for a recipe before anything was built."""
-    return finish(_drafted(session.masters, recipe, device_for(cpu(), recipe), session._calibrator))[0]
+    return finish(drafted(session.masters, recipe, device_for(cpu(), recipe), session._calibrator))[0]
 
 
 def check_report(session: Session, variant: Variant) -> EngagedReport:
