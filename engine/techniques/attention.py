@@ -48,6 +48,9 @@ class Attention(Technique):
 
     def available(self, options: Options, device: DeviceFacts, model: ModelConfig | None) -> Verdict:
         assert isinstance(options, AttentionOptions)
+        if model is not None and model.attention_cap and options.backend != "plain":
+            return Verdict(False, f"This {model.model_type} caps its attention scores, which only the formula written "
+                           "out does.")
         if options.backend in _CARD_ONLY and device.kind != "cuda":
             return Verdict(False, f"The {options.backend} backend runs on NVIDIA cards only; {device.name} is none.")
         if options.backend == "flash" and device.kind == "mps":

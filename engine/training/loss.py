@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.models.gpt import capped
 from engine.training.dataset import IGNORED
 
 _CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -18,21 +19,21 @@ _LEAST_ROWS = 64
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0,
-              dtype: torch.dtype = torch.float32) -> Tensor:
+              dtype: torch.dtype = torch.float32, cap: float = 0.0) -> Tensor:
     """Sum of the cross-entropies in nats, fp32, of x (N, D) against targets (N,); targets of IGNORED count nothing.
 
     weight (V, D). smoothing: the share of the target that is spread over all V tokens. dtype: of the products; sums
-    and softmax are taken in fp32.
+    and softmax are taken in fp32. cap: logits become cap tanh(x / cap), 0 for none.
     """
     kept = targets != IGNORED
     if not bool(kept.all()):
         x, targets = x[kept], targets[kept]
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _HeadLoss.apply(x, weight, targets, smoothing, dtype)  # type: ignore[no-any-return,no-untyped-call]
+        return _HeadLoss.apply(x, weight, targets, smoothing, dtype, cap)  # type: ignore[no-any-return,no-untyped-call]
     w = weight.to(dtype)
     total = torch.zeros((), device=x.device)
     for rows in _chunks(x, weight):
-        total += _losses(x[rows].to(dtype) @ w.t(), targets[rows], smoothing)[0]
+        total += _losses(capped(x[rows].to(dtype) @ w.t(), cap), targets[rows], smoothing)[0]
     return total
 
 
@@ -54,19 +55,23 @@ class _HeadLoss(torch.autograd.Function):
     """Gradients are made along with the loss, for a loss of weight 1; backward() only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype,
+                cap: float) -> Tensor:
         w = weight.to(dtype)
         grad_x = torch.empty_like(x)
         grad_w = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), device=x.device)
         for rows in _chunks(x, weight):
             part = x[rows].to(dtype)
-            loss, logp = _losses(part @ w.t(), targets[rows], smoothing)
+            logits = capped(part @ w.t(), cap)
+            loss, logp = _losses(logits, targets[rows], smoothing)
             total += loss
             grad = logp.exp_()  # (n, V): softmax - target
             if smoothing:
                 grad.sub_(smoothing / weight.shape[0])
             grad[torch.arange(grad.shape[0], device=x.device), targets[rows]] -= 1 - smoothing
+            if cap:
+                grad *= 1 - (logits.float() / cap).square()  # the derivative of the cap
             grad = grad.to(dtype)
             grad_x[rows] = (grad @ w).to(x.dtype)
             if grad_w is not None:
@@ -77,4 +82,4 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grads[0], None if grad_w is None else grad_w * grads[0], None, None, None
+        return grad_x * grads[0], None if grad_w is None else grad_w * grads[0], None, None, None, None

@@ -62,7 +62,7 @@ class Network(nn.Module):
         with torch.autocast(self._kind, self.dtype, enabled=self.dtype != torch.float32):
             stream = self.decoder.stream(ids)  # (B, T, D)
         return head_loss(stream.flatten(0, 1), self.decoder.head.weight, targets.flatten(),  # type: ignore[arg-type]
-                         smoothing, self.dtype)
+                         smoothing, self.dtype, self.decoder.config.logit_cap)
 
     @torch.no_grad()
     def write(self, ids: list[int], count: int, seed: int, end: int | None) -> list[int]:

@@ -87,5 +87,6 @@ def _decoder(plan: TrainPlan, source: Path, tokenizer: Tokenizer, device: Device
                         "Train low-rank updates instead (LoRA), choose a smaller model, or close other programs.")
     if plan.prune in ("neurons", "heads", "layers"):
         decoder = cut_decoder(masters, plan.prune, plan.sparsity, tokenizer)
+        decoder.config.to_hf()  # raises now rather than after the run where the result could not be written
         return decoder.config, decoder
     return masters.config, load_decoder(masters)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.errors import DynoError
 from engine.models.gpt import attend, attend_plain
 from engine.recipe import parse_recipe
 from tests.engine.support import GREEDY, built, decode_logits, open_session, read_logits, reply
@@ -16,6 +17,11 @@ IDS = torch.randint(2, 300, (90,), generator=torch.Generator().manual_seed(5)).t
 MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder", "gemma2_folder",
           "gemma3_folder", "neox_folder", "phi3_folder", "smollm3_folder"]
 BACKENDS = ["plain", "math", "flash"]
+
+
+def refuses(model: str, backend: str) -> bool:
+    """Fused kernels know no capped scores."""
+    return model == "gemma2_folder" and backend in ("math", "flash")
 
 
 def by_loops(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: list[list[bool]]) -> torch.Tensor:
@@ -60,6 +66,10 @@ def test_every_backend_gives_the_logits_of_the_default(model: str, backend: str,
                                                        request: pytest.FixtureRequest) -> None:
     """A prompt at once, in chunks, and token by token; grouped queries, sliding windows, norms on queries and keys."""
     folder: Path = request.getfixturevalue(model)
+    if refuses(model, backend):
+        with pytest.raises(DynoError, match="caps its attention scores"):
+            open_session(folder, parse_recipe(f"attention:backend={backend}"))
+        return
     plain, session = open_session(folder), open_session(folder, parse_recipe(f"attention:backend={backend}"))
     expected = read_logits(plain, IDS)
     assert expected.std() > 0.3, "a flat model would prove nothing"
@@ -76,6 +86,8 @@ def test_every_backend_gives_the_logits_of_the_default(model: str, backend: str,
 def test_a_few_tokens_in_one_step_give_the_logits_of_single_steps(model: str, backend: str,
                                                                   request: pytest.FixtureRequest) -> None:
     """The step that checks proposals: 2 to 8 rows after a cache, across the end of a sliding window."""
+    if refuses(model, backend):
+        pytest.skip("refused, as the test above shows")
     recipe = "" if backend == "default" else f"attention:backend={backend}"
     session = open_session(request.getfixturevalue(model), parse_recipe(recipe))
     expected = decode_logits(session, IDS)

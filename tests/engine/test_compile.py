@@ -100,7 +100,7 @@ def count_calls(step: CompiledStep) -> list[int]:
 
 
 @pytest.mark.parametrize("model", ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder",
-                                   "mistral_folder"])
+                                   "mistral_folder", "gemma2_folder", "gemma3_folder", "neox_folder", "phi3_folder"])
 @pytest.mark.parametrize("stack", ["", ",bf16", ",kv-int8", ",autocast-bf16", ",attention:backend=plain"])
 def test_the_step_of_fixed_shapes_that_is_compiled_gives_the_logits_of_the_plain_one(
         model: str, stack: str, request: pytest.FixtureRequest, fake_compiler: None) -> None:

@@ -140,19 +140,22 @@ def test_a_plan_that_cannot_be_is_refused_with_a_sentence(tmp_path: Path, settin
         plan_for(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_in_chunks_is_cross_entropy(smoothing: float) -> None:
+def test_the_loss_in_chunks_is_cross_entropy(smoothing: float, cap: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(150, 8, generator=generator, requires_grad=True)
     weight = torch.randn(40_000, 8, generator=generator, requires_grad=True)  # two chunks and a rest
     targets = torch.randint(0, 40_000, (150,), generator=generator)
     targets[::7] = IGNORED
-    ours = head_loss(x, weight, targets, smoothing)
+    ours = head_loss(x, weight, targets, smoothing, cap=cap)
     mine = torch.autograd.grad(ours * 0.5, (x, weight))
-    reference = F.cross_entropy(x @ weight.t(), targets, ignore_index=IGNORED, label_smoothing=smoothing,
+    logits = x @ weight.t()
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    reference = F.cross_entropy(logits, targets, ignore_index=IGNORED, label_smoothing=smoothing,
                                 reduction="sum")
     theirs = torch.autograd.grad(reference * 0.5, (x, weight))
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(head_loss(x, weight, targets, smoothing), reference, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(head_loss(x, weight, targets, smoothing, cap=cap), reference, rtol=1e-5, atol=1e-3)
