@@ -13,7 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
@@ -65,11 +67,7 @@ class Tokenizer:
             template = next((t["template"] for t in template if t.get("name") == "default"), None)
         if (folder / "chat_template.jinja").is_file():
             template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        special = {}
-        for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            value = settings.get(key)
-            special[key] = value.get("content", "") if isinstance(value, dict) else value or ""
-        return cls(backend, special, template)
+        return cls(backend, _special_tokens(folder, settings), template)
 
     def settings_text(self) -> str:
         """What tokenizer_config.json says of it: special tokens and the chat template."""
@@ -186,7 +184,7 @@ class Tokenizer:
                 self._template = _environment().from_string(self.chat_template)
             return str(self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=answering,
-                **self._special))
+                tools=None, documents=None, **self._special))
         except TemplateError as error:
             raise DynoError(f"The model's chat template refuses this conversation: {error}.",
                             "Remove the system prompt, or start a new chat.") from error
@@ -245,10 +243,45 @@ def _gpt2_backend(folder: Path) -> RustTokenizer:
     return backend
 
 
+def _special_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The named tokens that a chat template may write, those that the model has. Older folders name some in a file of
+    their own."""
+    other: Any = {}
+    try:
+        if (folder / "special_tokens_map.json").is_file():
+            other = json.loads((folder / "special_tokens_map.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DynoError(f"special_tokens_map.json cannot be read: {reason(error)}.",
+                        "Download the model again.") from error
+    found = {}
+    for key in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
+        value = settings.get(key) or (other.get(key) if isinstance(other, dict) else None)
+        value = value.get("content") if isinstance(value, dict) else value
+        if value:
+            found[key] = str(value)
+    return found
+
+
+class _Generation(Extension):
+    """Templates mark what the assistant wrote ({% generation %}) for whoever trains on it; the text is the same."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
+             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+                                                extensions=["jinja2.ext.loopcontrols", _Generation])
+    environment.filters["tojson"] = _to_json  # Jinja's own escapes what HTML escapes
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
