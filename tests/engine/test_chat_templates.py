@@ -69,9 +69,9 @@ TEMPLATES = {
 {%- endfor %}
 """,
     "phi3": """\
-{% for message in messages %}{% if message['role'] in ['system', 'user', 'assistant'] %}{{ '<|' + \
-message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' \
-}}{% else %}{{ eos_token }}{% endif %}""",
+{% for message in messages %}{% if message['role'] in ['system', 'user', 'assistant'] %}\
+{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
     "gemma": """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('There is no system role') }}{% endif %}
