@@ -25,8 +25,10 @@ from engine.recipe import parse_recipe  # noqa: E402
 from gui.app import Application  # noqa: E402
 from gui.main_window import MainWindow  # noqa: E402
 from gui.theme import theme  # noqa: E402
+from gui.training.tasks import TASKS  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
+TEXT = ROOT / "resources" / "evaluation" / "evaluation.txt"
 TURNS = (("Hello! How are you today?", ()), ("Tell me a story about a boat and a storm.", ("bf16",)),
          ("Tell me a story about a bird.", ("l1-50",)), ("Tell me a story about a rabbit.", ("neurons-30",)),
          ("Hello!", ("fp32",)), ("Tell me a short story about a fox.", ("int8",)))
@@ -59,6 +61,7 @@ def main() -> int:
             pause(app, 1)
             window.grab().save(str(PICTURES / f"chat-{name}.png"))
         benchmark(app, window)
+        training(app, window)
         application.stop()
     return 0
 
@@ -75,6 +78,24 @@ def benchmark(app: QApplication, window: MainWindow) -> None:
         theme().set_choice(name)
         pause(app, 1)
         window.grab().save(str(PICTURES / f"benchmark-{name}.png"))
+
+
+def training(app: QApplication, window: MainWindow) -> None:
+    """Train a small new model on the bundled text, and take its curves."""
+    page = window.pages["training"]
+    window.show_page(list(window.pages).index("training"))
+    page.form.choose(next(task for task in TASKS if task.key == "scratch"))
+    settings = {"data": (str(TEXT),), "vocabulary": 1024, "context": 128, "sequence": 128, "batch": 8, "steps": 240,
+                "evaluate_every": 20, "log_every": 4}
+    page.form.apply(settings)
+    until(app, page.start.isEnabled)
+    page.start.click()
+    until(app, lambda: page.shown is not None and page.shown.step >= 180, 900.0)
+    theme().set_choice("light")
+    pause(app, 1)
+    window.grab().save(str(PICTURES / "training-light.png"))
+    page.finish.click()
+    until(app, lambda: not page.job.busy)
 
 
 def until(app: QApplication, condition: Callable[[], object], timeout_s: float = 60.0) -> None:

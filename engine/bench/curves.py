@@ -93,8 +93,8 @@ def _moments(moments: Sequence[Moment], across: Scale, top: float, bottom: float
         parts.append(line(x, bottom - 6 if moment.short else top, x, bottom, look.muted))
         if moment.label:
             fits = x + 3 + len(moment.label) * look.font_px * CHAR < across.end
-            parts.append(text(x + 3 if fits else x - 3, bottom - 4, moment.label, look.muted, look.font_px,
-                              "start" if fits else "end"))
+            parts.append(text(x + 3 if fits else x - 3, top + 0.8 * look.font_px, moment.label, look.muted,
+                              look.font_px, "start" if fits else "end"))
     return parts
 
 

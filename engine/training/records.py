@@ -28,6 +28,7 @@ PLAN, FACTS, TRAIN, EVALUATION, MODEL = "plan.json", "run.json", "train.csv", "e
 RUNNING, PAUSED, INTERRUPTED, FAILED = "running", "paused", "interrupted", "failed"
 _MOST_BYTES = 1 << 20  # of a curve, at one look: more comes with the next one
 _SAME_START_S = 2.0
+_UNKNOWN = 1 << 62  # tokens of data: enough never to be called too few
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ class RunRecord:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the curves say."""
-        return diagnose(self.plan, self.train, self.evaluations, self.facts.learned_tokens or 1, self.facts.world,
-                        ended=self.state != RUNNING)
+        return diagnose(self.plan, self.train, self.evaluations, self.facts.learned_tokens or _UNKNOWN,
+                        self.facts.world, ended=self.state != RUNNING)
 
     def look(self) -> bool:
         """Read on; whether anything is new."""

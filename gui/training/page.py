@@ -3,6 +3,7 @@ whoever trains it, and asks the engine for runs of its own."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -240,6 +241,8 @@ class TrainingPage(QWidget):
             self.notice.show_problem(engine_text(event.summary), engine_text(event.hint), event.details)
         elif isinstance(event, Finished) and isinstance(event.result, ProbeReport):
             self.probe.conclude(event.result)
+            if self.job.folder is not None:
+                shutil.rmtree(self.job.folder, ignore_errors=True)  # small models that nobody will look for
         elif isinstance(event, Cancelled):
             self.probe.hide()
         self._refresh()

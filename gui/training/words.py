@@ -23,6 +23,8 @@ def said(text: str) -> str:
 
 def state_text(run: RunRecord) -> str:
     """How a run stands."""
+    if not run.state and run.step:
+        return said("not running")  # a run that keeps no account of itself
     return said(str(_STATES.get(run.state, run.state)))
 
 
