@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import QObject, QRectF, QSize, Qt, QTimer
-from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QWidget
 
 from engine.messages import ContextCounted, CountContext, Event, Tokens
@@ -25,7 +25,7 @@ class ContextMeter(QWidget):
         self._label = QLabel()
         self._label.setProperty("muted", True)
         row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
+        row.setContentsMargins(5, 2, 5, 2)
         row.setSpacing(6)
         row.addWidget(self._bar)
         row.addWidget(self._label)
@@ -60,6 +60,14 @@ class ContextMeter(QWidget):
     def clear(self) -> None:
         """Show nothing: there is no model, or the text is of any length."""
         self.hide()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A ring while it has the keyboard's focus."""
+        if self.hasFocus():
+            painter = QPainter(self)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(QPen(QColor(colours().accent), 2))
+            painter.drawRoundedRect(QRectF(self.rect()).adjusted(1, 1, -1, -1), 6, 6)
 
     def _show(self, used: int, context: int, said: str, tone: str, more: str) -> None:
         self._label.setText(f"{used:,} / {context:,}{more}")

@@ -229,12 +229,11 @@ class ChatPage(QWidget):
             self._ask()
 
     def send(self, text: str) -> None:
-        """Send a prompt as plain chat. What cannot be sent now, or stored, goes into the composer."""
+        """Send a prompt as plain chat. What cannot be sent now, or stored, goes into the composer if that is empty."""
         if self._reply is None and self._store_prompt(text, {}):
             self._ask()
-        else:
+        elif not self.composer.text:
             self.composer.set_state({"text": text})
-            self.composer.field.setFocus()
 
     def _store_prompt(self, text: str, meta: dict[str, Any]) -> bool:
         """Store a prompt at the end, or as another branch beside the one that is edited; whether it could be."""

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication, QToolButton
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QPlainTextEdit,
+    QTextBrowser,
+    QToolButton,
+)
 from pytestqt.qtbot import QtBot
 
 from engine.paths import bundled_model
@@ -253,6 +260,36 @@ def test_turns_that_no_longer_fit_are_marked_in_the_transcript_and_again_after_a
 
     restart(qapp, application, tmp_path, chat_folder, check)
     end_application(qapp, application)
+
+
+def test_a_suggestion_that_cannot_be_sent_now_never_takes_the_place_of_a_draft(
+        chat: ChatPage, qapp: QApplication, gate: threading.Event) -> None:
+    chat._context.settings.set("sampling/max_tokens", 200)
+    chat.send("The boat came home")
+    until(qapp, lambda: chat._reply is not None and chat._reply.view.text, "some text")
+    chat.new_chat()
+    chat.composer.field.setPlainText("mine")
+    chat.transcript.suggestion_chosen.emit("theirs")
+    assert chat.composer.text == "mine"
+    chat.composer.clear()
+    chat.transcript.suggestion_chosen.emit("theirs")
+    assert chat.composer.text == "theirs" and chat._conversation is None
+    gate.set()
+    until(qapp, lambda: chat._reply is None, "the reply")
+
+
+def test_every_control_of_the_chat_has_a_name_and_the_keyboard_reaches_it(chat: ChatPage, qapp: QApplication) -> None:
+    ask(chat, qapp, "The boat came home")
+    button(chat.transcript.views()[-1], "Regenerate").click()
+    until(qapp, lambda: chat._reply is None, "the second reply")
+    chat.composer.scenarios.choose("translate", {})
+    kinds = (QAbstractButton, QComboBox, QPlainTextEdit, QTextBrowser)
+    controls = [w for kind in kinds for w in chat.findChildren(kind) if w.isVisibleTo(chat)]
+    assert len(controls) > 12
+    for control in controls:
+        name = control.accessibleName() or (control.text() if isinstance(control, QAbstractButton) else "")
+        assert name, f"{control} has no name"
+        assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, f"{name} is out of the keyboard's reach"
 
 
 def test_suggestions_come_with_the_model_and_broken_ones_do_no_harm(tmp_path: Path) -> None:
