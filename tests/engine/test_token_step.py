@@ -19,13 +19,15 @@ from tests.engine.support import open_session
 
 IDS = torch.randint(2, 300, (48,), generator=torch.Generator().manual_seed(4)).tolist()
 MODELS = ["gpt2_folder", "llama_folder", "tied_llama_folder", "qwen3_folder", "mistral_folder"]
+FAMILIES = ["gemma2_folder", "gemma3_folder", "neox_folder", "phi3_folder", "smollm3_folder"]
 RECIPES = ["fp32", "bf16", "fp16", "autocast-bf16", "int8", "int8,bf16", "int8-weight:head=int8:embedding=int8", "int4",
            "kv-cache:dtype=bf16", "kv-int8", "kv-cache:dtype=fp32,bf16", "heads-25,neurons-30,layers-10",
            "attention:backend=plain", "attention:backend=flash"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "recipe"), [
+    *((model, recipe) for model in MODELS for recipe in RECIPES),
+    *((model, recipe) for model in FAMILIES for recipe in ("fp32", "bf16", "int8", "heads-25,neurons-30,layers-10"))])
 @torch.inference_mode()
 def test_a_step_gives_the_bits_of_the_decoder_and_leaves_its_cache(model: str, recipe: str,
                                                                    request: pytest.FixtureRequest) -> None:
