@@ -24,6 +24,7 @@ MAX_MEAN_NLL = 700.0
 """exp() of more overflows a double."""
 
 NOT_YET = "Nothing has been generated yet."
+NO_SPEED = "No speed has been measured yet."  # a reply that is held back has tokens and no speed
 NOT_FINITE = "The model's probabilities are not finite numbers."
 
 
@@ -46,7 +47,7 @@ class ThroughputSource:
         self._usual_gap_s: float | None = None
         self._recent: deque[tuple[float, int]] = deque()
         self._stale = False
-        self._rate_reason: str | None = NOT_YET
+        self._rate_reason: str | None = NO_SPEED
         self._perplexity_reason: str | None = NOT_YET
 
     def series(self) -> tuple[SeriesInfo, ...]:

@@ -36,6 +36,7 @@ _LABELS = (
     QT_TRANSLATE_NOOP("series", "Live perplexity (how sure the model is)"),
     QT_TRANSLATE_NOOP("series", "Quality probe (perplexity)"),
     QT_TRANSLATE_NOOP("series", "Nothing has been generated yet."),
+    QT_TRANSLATE_NOOP("series", "No speed has been measured yet."),
     QT_TRANSLATE_NOOP("series", "Nothing has been measured for this yet."),
     QT_TRANSLATE_NOOP("series", "The model holds no memory through torch on this card now."),
     QT_TRANSLATE_NOOP("series", "The model's probabilities are not finite numbers."),

@@ -6,7 +6,6 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
     QDialog,
-    QGraphicsOpacityEffect,
     QHBoxLayout,
     QProgressBar,
     QPushButton,
@@ -27,7 +26,6 @@ from gui.widgets.labels import TextLabel, announce, engine_text, marked_line, qu
 
 _DEPTHS = (32, 128, 512, 2048, 8192, 32768)
 _USUAL_DEPTH = 128
-_FADED = 0.4  # figures that are being measured anew
 
 
 class WhyDialog(QDialog):
@@ -65,7 +63,7 @@ class WhyDialog(QDialog):
         for widget in (self._intro, self._stale, self._state, self._progress, self.problem, self._before):
             self._column.addWidget(widget)
         self._column.addStretch(1)
-        scroll = QScrollArea()
+        self._scroll = scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
         scroll.setWidget(self._content)
@@ -156,6 +154,8 @@ class WhyDialog(QDialog):
         self._intro.setVisible(job.report is None)
         self.copy_button.setEnabled(job.report is not None)
         self.run_button.setText(self.tr("Run again") if job.stage else self.tr("Run"))
+        if job.is_busy and self.run_button.hasFocus():
+            self._scroll.setFocus()  # or the focus would pass to Close, and a second press of the key close it
         self.run_button.setEnabled(job.has_model and not job.is_busy)
         if text and text != self._said:
             announce(self, text)
@@ -209,15 +209,9 @@ class WhyDialog(QDialog):
         report, figures = self._job.report, self.figures
         old = self._job.is_busy and report is not None
         self._before.setVisible(old)
-        if report is None or figures is None:
-            return
-        self._before.setText(self.tr("Below: what was measured before, of {recipe}.").format(recipe=report.recipe))
-        if old and figures.graphicsEffect() is None:
-            faded = QGraphicsOpacityEffect(figures)
-            faded.setOpacity(_FADED)
-            figures.setGraphicsEffect(faded)
-        elif not old and figures.graphicsEffect() is not None:
-            figures.setGraphicsEffect(None)  # type: ignore[arg-type]
+        if report is not None and figures is not None:
+            self._before.setText(self.tr("Below: what was measured before, of {recipe}.").format(recipe=report.recipe))
+            figures.setEnabled(not old)
 
     def _show_depths(self, context: int) -> None:
         depths = [n for n in _DEPTHS if n < context] or [_USUAL_DEPTH]

@@ -22,9 +22,11 @@ from gui.techniques import why_words
 from gui.theme import colours, small_font, theme
 from gui.widgets.labels import TextLabel, engine_text, quiet
 
+_FADED = 0.35  # bars of figures that are being measured anew
+
 
 class WhyReport(QWidget):
-    """One report, shown once; another takes another."""
+    """One report, shown once; another takes another. Disabled while others are measured."""
 
     def __init__(self, report: SpeedReport, model: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -106,6 +108,7 @@ class _Bar(QWidget):
         """Track, part, floor."""
         painter, c = QPainter(self), colours()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setOpacity(1.0 if self.isEnabled() else _FADED)
         height = round(self.fontMetrics().height() * 0.7)
         track = QRectF(0, (self.height() - height) / 2, self.width(), height)
         painter.setPen(Qt.PenStyle.NoPen)

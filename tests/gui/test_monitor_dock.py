@@ -198,7 +198,7 @@ def test_a_missing_series_says_why_and_is_not_drawn_as_zero(make_bench: Callable
     assert any(HIDDEN in entry.tip for entry in header._entries)
     drawn = [path.elementCount() for _, path in bench.chart("memory").plot.canvas.drawing.lines]
     assert drawn == [3, 3, 3, 0]
-    assert "Nothing has been generated yet." in bench.chart("throughput").plot.canvas.drawing.message
+    assert "No speed has been measured yet." in bench.chart("throughput").plot.canvas.drawing.message
 
 
 def test_without_a_card_one_quiet_line_says_why(bench: Bench, make_bench: Callable[..., Bench]) -> None:

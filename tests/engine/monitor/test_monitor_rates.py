@@ -33,7 +33,8 @@ def reason(monitor: Monitor, key: str) -> str | None:
 def test_before_anything_is_generated_there_is_a_gap_and_a_reason(monitor):
     monitor.sample_now(0.0)
     assert math.isnan(monitor.latest("tokens_per_s")) and math.isnan(monitor.latest("live_perplexity"))
-    assert reason(monitor, "tokens_per_s") == "Nothing has been generated yet."
+    assert reason(monitor, "tokens_per_s") == "No speed has been measured yet."
+    assert reason(monitor, "live_perplexity") == "Nothing has been generated yet."
 
 
 def test_a_steady_stream_has_its_rate_whatever_the_phase_of_the_ticks(monitor):
