@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
 import pytest
 
+from engine.errors import DynoError
 from engine.paths import PROBE_TEXT, bundled_model
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
@@ -31,6 +33,9 @@ PRUNED = {
     "prune-wanda:amount=0.5": 1.3, "prune-2-4": 1.5, "prune-random:amount=0.3": 4.0, "prune-layers:amount=0.1": 1.4,
     "prune-heads:amount=0.25": 1.5, "prune-neurons:amount=0.3": 2.5, "prune-neurons:amount=0.3:score=activation": 1.4,
 }
+
+
+STACKS = 30
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,22 @@ def test_the_plain_model_reads_the_probe_as_it_did_when_the_bounds_were_set(bund
 @pytest.mark.parametrize("recipe", list(BOUNDS))
 def test_techniques_that_round_change_the_perplexity_no_more_than_stated(bundled: Bundled, recipe: str) -> None:
     assert 100 * abs(bundled.ratio(recipe) - 1) <= BOUNDS[recipe] + 1e-9
+
+
+def test_stacks_of_rounding_techniques_change_the_perplexity_no_more_than_their_parts_together(
+        bundled: Bundled) -> None:
+    rng, seen = random.Random(3), set[str]()
+    names = [name for name in BOUNDS if name != "small-and-fast"]
+    while len(seen) < STACKS:
+        chosen = rng.sample(names, rng.randint(2, 4))
+        try:
+            recipe = Recipe(tuple(options for name in chosen for options in parse_recipe(name).options))
+        except DynoError:
+            continue  # two of a kind
+        if recipe.fingerprint not in seen:
+            seen.add(recipe.fingerprint)
+            off = 100 * abs(bundled.ratio(",".join(chosen)) - 1)
+            assert off <= sum(BOUNDS[name] for name in chosen) + 1e-9, recipe.label
 
 
 @pytest.mark.parametrize("recipe", list(PRUNED))
