@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.errors import DynoError
-from engine.models.opening import model_config
+from engine.models import opening
 
 
 class WrongArgument(DynoError):
@@ -54,7 +54,7 @@ def at_most(argument: str, value: int, low: int, high: int) -> None:
 
 def model_context(folder: str) -> int:
     """Tokens a model can hold, from its folder or file. Raises DynoError."""
-    return model_config(Path(folder).expanduser()).context
+    return opening.model_context(Path(folder).expanduser())
 
 
 def _checked(text: str, kind: type[int] | type[float], noun: str, low: float, high: float, where: str) -> float:

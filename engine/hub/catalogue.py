@@ -22,8 +22,10 @@ from engine.hub.download import PART, source
 from engine.hub.library import Library, cache_folder, models_folder
 from engine.hub.records import ADDED, APP, BUNDLED, CACHE, RECENT, ModelOnDisk
 from engine.models.config import ModelConfig
+from engine.models.families import family_of
 from engine.models.gguf_header import read_gguf
 from engine.models.gguf_names import config_of
+from engine.models.known import transformers_has
 from engine.models.weight_files import Entry, read_folder
 from engine.paths import bundled_model
 
@@ -189,7 +191,8 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
                         weight_bytes=sum(_bytes(file) for file in files))
         if not (path / "tokenizer.json").is_file():
             raise DynoError("tokenizer.json is missing.")
-        ModelConfig.from_folder(path)
+        if family_of(raw["model_type"]) is not None or not transformers_has(str(raw["model_type"])):
+            ModelConfig.from_folder(path)
     except DynoError as error:
         return replace(model, problem=error.summary)
     return model

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -200,6 +201,23 @@ def open_foreign(folder: Path) -> Opening:
     return ForeignMasters(model, config, splits, folder)
 
 
+def foreign_context(folder: Path) -> int:
+    """Tokens that such a model can hold, from its configuration alone. Raises DynoError."""
+    kind = str(read_hf(folder).get("model_type"))
+    transformers = _transformers(kind)
+    with _quiet(transformers):
+        try:
+            hf = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # whatever a foreign folder makes a foreign library raise
+            raise DynoError(f"The architecture {kind!r} is not one that GPT Dyno's decoder or Transformers can run: "
+                            f"{reason(error)}.", "Choose another model.") from error
+    return _context(hf.get_text_config())
+
+
+def _context(text: Any) -> int:
+    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "seq_length", None) or 2048)
+
+
 def _transformers(kind: str) -> Any:
     try:
         import transformers
@@ -211,19 +229,24 @@ def _transformers(kind: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without progress bars and advice on the console."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Without progress bars and advice on the console, from Transformers or from what it imports on the way."""
+    own = transformers.utils.logging
+    level, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    own.set_verbosity_error()
+    own.disable_progress_bar()
+    others = {logger: logger.level for logger in map(logging.getLogger, ("torchao", "torch.utils._pytree"))}
+    for logger in others:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        own.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()
+        for logger, before in others.items():
+            logger.setLevel(before)
 
 
 @torch.inference_mode()
@@ -257,7 +280,7 @@ def _tried(model: Any, hf: Any, kind: str) -> tuple[ModelConfig, bool]:
         model_type=kind, vocab_size=head.out_features, hidden_size=hidden, n_layers=layers, n_heads=heads,
         n_kv_heads=kv_heads, head_dim=per_layer // kv_heads,
         intermediate_size=int(getattr(text, "intermediate_size", None) or 4 * hidden),
-        context=int(getattr(text, "max_position_embeddings", None) or getattr(text, "seq_length", None) or 2048),
+        context=_context(text),
         norm_eps=1e-5, activation="", gated=False, layer_norm=False, learned_positions=True,
         tied=head.weight is embed.weight, bos_id=getattr(text, "bos_token_id", None),
         eos_ids=tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),),

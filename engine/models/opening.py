@@ -45,6 +45,17 @@ def model_config(path: Path) -> ModelConfig:
     return config_of(read_gguf(path)) if is_gguf(path) else ModelConfig.from_folder(path)
 
 
+def model_context(path: Path) -> int:
+    """Tokens that a model can hold, no weight being read. Raises DynoError."""
+    path = Path(path)
+    kind = None if is_gguf(path) else read_hf(path).get("model_type")
+    if is_gguf(path) or family_of(kind) is not None or not isinstance(kind, str):
+        return model_config(path).context
+    from engine.models.foreign import foreign_context
+
+    return foreign_context(path)
+
+
 def weight_paths(path: Path) -> list[Path]:
     """The files that hold the weights."""
     return [path] if is_gguf(path) else sorted(path.glob("*.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 import torch
 
 from engine.errors import DynoError
+from engine.hub.catalogue import Catalogue
+from engine.hub.library import Library
 from engine.jobs import model_info, unavailable_techniques
 from engine.kernels.linear import LinearKernel
 from engine.models.checkpoint import load_masters
 from engine.models.foreign import ForeignCache, ForeignMasters
+from engine.models.known import transformers_has
+from engine.models.opening import model_context
 from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from tests.conftest import VOCAB_SIZE, write_tokenizer
@@ -258,3 +263,18 @@ def iter_steps(session: Session) -> Iterator[tuple[str, int, int]]:
     yield next(build)
     yield from build
     finish(session.build(Recipe()))
+
+
+def test_the_list_of_models_calls_ready_what_transformers_has_code_for(opt: Path, tmp_path: Path) -> None:
+    shutil.copytree(opt, tmp_path / "models" / "mine")
+    shutil.copytree(opt, tmp_path / "models" / "strange")
+    _rewrite(tmp_path / "models" / "strange", model_type="unheard_of")
+    catalogue = Catalogue(Library(tmp_path / "data"), tmp_path / "models", tmp_path / "none")
+    found = {model.name: model for model in catalogue.scan()}
+    assert found["mine"].ready and found["mine"].architecture == "opt"
+    assert "unheard_of" in found["strange"].problem
+    assert transformers_has("gpt_neox") and not transformers_has("../opt") and not transformers_has("")
+
+
+def test_the_context_is_known_before_the_model_is_opened(pair: Pair) -> None:
+    assert model_context(pair.folder) == pair.session.config.context
