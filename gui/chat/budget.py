@@ -97,8 +97,9 @@ class _Bar(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(c.border))
         painter.drawRoundedRect(QRectF(self.rect()), 3, 3)
-        painter.setBrush(QColor(getattr(c, self._tone)))
-        painter.drawRoundedRect(QRectF(0, 0, max(6.0, self._share * self.width()), self.height()), 3, 3)
+        if self._share > 0:
+            painter.setBrush(QColor(getattr(c, self._tone)))
+            painter.drawRoundedRect(QRectF(0, 0, max(6.0, self._share * self.width()), self.height()), 3, 3)
 
 
 class Budget(QObject):
