@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+_LONGEST_REASON = 200  # characters
+
 
 class DynoError(Exception):
     """A failure with a sentence for the user.
@@ -29,7 +31,11 @@ def reason(error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
-    return re.sub(r" \(os error \d+\)", "", str(error)).strip().rstrip(".")
+    words = " ".join(re.sub(r" \(os error \d+\)", "", str(error)).split())
+    if len(words) > _LONGEST_REASON:  # some libraries tell stories, and some files are quoted in full
+        whole = words[:_LONGEST_REASON].rpartition(". ")[0]
+        words = whole or words[:_LONGEST_REASON] + "…"
+    return words.rstrip(".")
 
 
 def for_people(error: Exception) -> tuple[str, str]:

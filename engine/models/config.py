@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError, reason
+from engine.models.weight_files import bounded_text
 from engine.words import counted
 
+_LONGEST_JSON = 16 << 20  # bytes
 _MAX_DIMENSION = 1 << 24
 _MAX_LAYERS = 1 << 12
 
@@ -218,7 +220,7 @@ def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(bounded_text(path, _LONGEST_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise DynoError(f"{path.name} cannot be read: {reason(error)}.", "Download the model again.") from error
     if not isinstance(raw, dict):

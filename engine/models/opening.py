@@ -14,6 +14,8 @@ from engine.models.gguf_names import config_of
 from engine.models.gguf_tokenizer import tokenizer_of
 from engine.models.tokenizer import Tokenizer
 
+_LONGEST_NAME = 60  # characters of an architecture's name
+
 
 def open_model(path: Path) -> Opening:
     """The master weights of a folder or .gguf file, step by step. Raises DynoError saying what is wrong."""
@@ -23,8 +25,8 @@ def open_model(path: Path) -> Opening:
     kind = read_hf(path).get("model_type")
     if family_of(kind) is not None:
         return (yield from open_masters(path))
-    if not isinstance(kind, str):
-        ModelConfig.from_hf({"model_type": kind})  # raises: no name is no architecture of anybody's
+    if not isinstance(kind, str) or len(kind) > _LONGEST_NAME:
+        ModelConfig.from_hf({"model_type": str(kind)[:_LONGEST_NAME] if kind is not None else None})  # raises
     from engine.models.foreign import open_foreign
 
     return (yield from open_foreign(path))

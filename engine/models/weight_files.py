@@ -100,7 +100,7 @@ def read_header(file: Path) -> dict[str, Entry]:
 def bounded_text(path: Path, limit: int) -> str:
     """A small text file; ValueError where it is longer than `limit` bytes: no file decides what is allocated."""
     with open(path, "rb") as handle:
-        raw = handle.read(limit + 1)
+        raw = handle.read(min(limit, path.stat().st_size) + 1)
     if len(raw) > limit:
         raise ValueError(f"it is longer than {limit >> 20} MB")
     return raw.decode("utf-8")
