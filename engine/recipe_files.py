@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError, reason
-from engine.recipe import Recipe, load_presets
+from engine.recipe import Recipe, load_presets, parse_recipe
 from engine.techniques import technique
 
 NAME_LENGTH = 50  # letters; a file name takes 255 bytes, and a letter up to four
@@ -139,14 +139,22 @@ def _allowed(name: str) -> str:
         raise DynoError("A preset needs a name.", "Write a few letters.")
     # Its name on the command line counts too, and so do the techniques': there they are what the name would mean.
     shipped = {word.casefold() for preset in load_presets() for word in (preset.title, preset.name)}
-    if any(mark in name for mark in ",:") or name.casefold().endswith(".json"):
-        raise DynoError(f"“{name}” could not be told from a stack, an option or a file on the command line.",
-                        "Choose a name without commas and colons that does not end in .json.")
     if technique(name.casefold()) is not None:
         raise DynoError(f"“{name}” is a technique's name on the command line.", "Choose another name.")
     if name.casefold() in shipped:
         raise DynoError(f"“{name}” is a preset that ships with the app.", "Choose another name.")
+    if _means_a_recipe(name):
+        raise DynoError(f"“{name}” means a recipe on the command line already.", "Choose another name.")
     return name
+
+
+def _means_a_recipe(name: str) -> bool:
+    """Whether the command line reads it without knowing the user's presets: a stack such as "int8,lookup"."""
+    try:
+        parse_recipe(name)
+    except DynoError:
+        return False
+    return True
 
 
 def _taken(name: str) -> DynoError:
