@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from engine.errors import DynoError
+from engine.export import export_model
 from engine.hub.catalogue import Catalogue
 from engine.hub.library import Library
 from engine.jobs import model_info, unavailable_techniques
@@ -203,6 +204,15 @@ def test_replies_lookup_and_scoring_work(pair: Pair) -> None:
 def test_training_says_that_it_knows_only_its_own_decoder(opt: Path) -> None:
     with pytest.raises(DynoError, match="'opt' is not one that GPT Dyno's decoder can run"):
         load_masters(opt)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "gguf-f16"])
+def test_an_export_is_refused_before_a_file_is_made(form: str, opt: Path, tmp_path: Path) -> None:
+    session = Session.open(opt, cpu())
+    out = tmp_path / "out"
+    with pytest.raises(DynoError, match="opt"):
+        finish(export_model(session.masters, session.tokenizer, Recipe(), form, out, cpu()))
+    assert not out.exists()
 
 
 def _rewrite(folder: Path, **values: Any) -> None:
