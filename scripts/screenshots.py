@@ -6,6 +6,8 @@ while it does.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 import tempfile
@@ -60,10 +62,51 @@ def main() -> int:
             theme().set_choice(name)
             pause(app, 1)
             window.grab().save(str(PICTURES / f"chat-{name}.png"))
+        models(app, window, Path(data) / "models")
         benchmark(app, window)
         training(app, window)
         application.stop()
     return 0
+
+
+def models(app: QApplication, window: MainWindow, folder: Path) -> None:
+    """The Models page over shapes without weights, named as such: their headers are all it reads."""
+    for name, layers, width, inner in (
+            ("shape-of-a-1B-model", 16, 2048, 8192), ("shape-of-a-7B-model", 32, 4096, 11008),
+            ("shape-of-a-30B-model", 60, 6656, 17920)):
+        write_shape(folder / name, layers, width, inner)
+    page = window.pages["models"]
+    window.show_page(list(window.pages).index("models"))
+    until(app, lambda: sum(bool(row.verdict.text) for row in page.local.list.rows()) == 4)
+    page.local.list.choose(str(folder / "shape-of-a-7B-model"))
+    for name in ("light", "dark"):
+        theme().set_choice(name)
+        pause(app, 1)
+        window.grab().save(str(PICTURES / f"models-{name}.png"))
+
+
+def write_shape(folder: Path, layers: int, width: int, inner: int) -> None:
+    """A Llama's config.json, and a file that is as long as its bf16 weights would be and takes no room on the disk."""
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "vocab_size": 32000, "hidden_size": width, "num_hidden_layers": layers,
+              "num_attention_heads": width // 128, "intermediate_size": inner, "max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    shapes = {"model.embed_tokens.weight": (32000, width), "lm_head.weight": (32000, width),
+              "model.norm.weight": (width,)}
+    for layer in range(layers):
+        attention = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
+        mlp = {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
+        norms = {"input_layernorm": (width,), "post_attention_layernorm": (width,)}
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in (attention | mlp | norms).items()}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
 
 
 def benchmark(app: QApplication, window: MainWindow) -> None:

@@ -32,6 +32,8 @@ from engine.paths import bundled_model
 _MAX_TEXT = 8 << 20
 _MAX_FOLDERS = 4000
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
+_WRITES_TEXT = ("ForCausalLM", "LMHeadModel")
+"""How Transformers calls what it runs for us, where our decoder does not know the architecture."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 _LICENCE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
 _LICENCE_NAME = re.compile(r"^license_name:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
@@ -193,9 +195,16 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
             raise DynoError("tokenizer.json is missing.")
         if family_of(raw["model_type"]) is not None or not transformers_has(str(raw["model_type"])):
             ModelConfig.from_folder(path)
+        elif not _writes_text(raw.get("architectures")):
+            raise DynoError(f"A {model.architecture} is no model that writes text.")
     except DynoError as error:
         return replace(model, problem=error.summary)
     return model
+
+
+def _writes_text(architectures: Any) -> bool:
+    """Whether a configuration names a model that writes text, or none at all."""
+    return not isinstance(architectures, list) or any(str(name).endswith(_WRITES_TEXT) for name in architectures)
 
 
 def _count(entries: Mapping[str, Entry]) -> int:

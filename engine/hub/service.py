@@ -84,10 +84,11 @@ class ModelsService:
         self._disk.put(lambda: self._library.add_folder(Path(folder)))
         self.scan()
 
-    def opened(self, path: str) -> None:
-        """A model was opened."""
+    def opened(self, path: str, look: bool = True) -> None:
+        """A model was opened. look: tell what is on the disk anew."""
         self._disk.put(lambda: self._library.opened(Path(path)))
-        self.scan()
+        if look:
+            self.scan()
 
     def remove(self, model: ModelOnDisk) -> None:
         """Remove a model: ModelRemoved."""

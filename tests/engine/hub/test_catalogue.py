@@ -75,6 +75,8 @@ def test_a_folder_is_described_from_its_heads(data: Path, models: Path, llama_fo
     (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
     (lambda f: (f / "config.json").write_text('{"model_type": "unheard-of"}'), "unheard-of"),
+    (lambda f: (f / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}'),
+     "no model that writes text"),
     (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickle"),
     (lambda f: (f / "model.safetensors.index.json").write_text(json.dumps(
         {"weight_map": {"x": "model.safetensors", "y": "model-00002-of-00002.safetensors"}})), "named by"),
@@ -88,6 +90,13 @@ def test_what_is_not_whole_is_never_ready(data: Path, models: Path, llama_folder
     spoil(models / "spoilt")  # type: ignore[operator]
     model = scanned(data, models)["app spoilt"]
     assert not model.ready and re.search(words, model.problem), model.problem
+
+
+def test_what_transformers_would_run_is_ready_too(data: Path, models: Path, llama_folder: Path) -> None:
+    shutil.copytree(llama_folder, models / "other")
+    config = {"model_type": "opt", "architectures": ["OPTForCausalLM"]}
+    (models / "other" / "config.json").write_text(json.dumps(config))
+    assert scanned(data, models)["app other"].ready
 
 
 def test_the_cache_is_read_and_what_is_half_there_is_not_ready(data: Path, models: Path, cache: Path) -> None:

@@ -1,0 +1,1 @@
+"""Models: what is on this computer, whether it fits, and more of them from the hub."""
