@@ -47,7 +47,7 @@ def tr(text: str) -> str:
 
 def place_text(place: str) -> str:
     """Where a model lies."""
-    return {BUNDLED: tr("comes with the app"), APP: tr("downloaded by the app"), CACHE: tr("Hugging Face cache"),
+    return {BUNDLED: tr("comes with the app"), APP: tr("in the app’s folder"), CACHE: tr("Hugging Face cache"),
             ADDED: tr("in an added folder")}.get(place, tr("opened before"))
 
 
