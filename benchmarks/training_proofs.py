@@ -148,9 +148,10 @@ def overfit(base: TrainPlan, out: Path) -> None:
             chosen, [t for t in train_points if t.step <= p.step], judged[:n + 1],
             len(Path(chosen.data[0]).read_text(encoding="utf-8"))) if f.kind == "over-fitting"]
         lowest = min(judged, key=lambda p: p.loss)
-        said = f"named at step {named[0][0]} as since step {named[0][1].since}" if named else "not called over-fitting"
-        print(f"{name}: lowest held-out loss {lowest.loss:.3f} at step {lowest.step} of {chosen.steps}, {said}",
-              flush=True)
+        since = {f.since: step for step, f in reversed(named)}  # minimum -> the first evaluation that named it
+        said = "; ".join(f"named at step {step} as since step {low}" for low, step in sorted(since.items()))
+        print(f"{name}: lowest held-out loss {lowest.loss:.3f} at step {lowest.step} of {chosen.steps}, "
+              f"{said or 'not called over-fitting'}", flush=True)
 
 
 def main() -> None:

@@ -297,8 +297,10 @@ class _Run:
         curves.elapsed_s += time.perf_counter() - began_s
         yield point
         for finding in self._findings(ended=False):
-            if finding.kind not in self._told_of:
-                self._told_of.add(finding.kind)
+            # A plateau goes on; over-fitting may begin again at another minimum.
+            news = f"{finding.kind} {finding.since if finding.kind == 'over-fitting' else ''}"
+            if news not in self._told_of:
+                self._told_of.add(news)
                 if finding.kind != "healthy":
                     yield finding
 

@@ -38,6 +38,7 @@ class TrainingPage(QWidget):
         self._folder = context.settings.folder / "training"
         self._stage = ""
         self._filled = ""  # the model's folder that the form was given by itself
+        self._pages = {page.key for page in find_pages()}
         self.shown: RunRecord | None = None
         self.job = TrainJob(context.bridge, self)
         self.form, self.run, self.probe = TrainForm(), RunView(), ProbeView()
@@ -277,9 +278,8 @@ class TrainingPage(QWidget):
         self.finish.setEnabled(not (self.job.finishing or self.job.pausing))
         watching = self.tabs.currentWidget() is self.run and run is not None
         self.resume.setVisible(watching and not busy and run is not None and may_resume(run))
-        pages = {page.key for page in find_pages()}
         for key, button in self.uses.items():
-            button.setVisible(watching and not mine and run is not None and bool(run.model) and key in pages
+            button.setVisible(watching and not mine and run is not None and bool(run.model) and key in self._pages
                               and run.state != RUNNING)
         self.bar.setVisible(busy)
         self._say()
