@@ -16,7 +16,7 @@ from engine.recipe import parse_recipe
 from engine.techniques.int4_weight import Int4Scheme
 from engine.train_events import EvalPoint, Pruned, RunStarted
 from engine.training.masks import Masks
-from engine.training.network import block_layers, fresh_decoder
+from engine.training.network import Network, block_layers, fresh_decoder
 from engine.training.rounding import RoundedLinear, recipe_for, rounded
 from engine.training.sizes import config_for
 from engine.training.techniques import Techniques
@@ -155,3 +155,21 @@ def test_lora_trains_thin_matrices_and_merges_them(tmp_path: Path, model_folder:
 def test_lora_refuses_what_it_cannot_be_combined_with(tmp_path: Path) -> None:
     with pytest.raises(DynoError, match="frozen"):
         plan_for(tmp_path, model="x", lora_rank=4, qat="int4")
+
+
+def test_without_scaling_fp16_loses_gradients_that_scaling_keeps(tmp_path: Path) -> None:
+    """A step of a million tokens divides its loss by as many: such gradients lie below fp16's smallest number."""
+    ids = torch.randint(0, 64, (2, 32), generator=torch.Generator().manual_seed(0))
+
+    def gradients(precision: str, scale: float) -> torch.Tensor:
+        network = Network(fresh_decoder(config_for("1M", 64, 64, None), 0), plan_for(tmp_path, precision=precision),
+                          torch.device("cpu"))
+        (network(ids[:, :-1], ids[:, 1:]) * (scale / 2**20)).backward()
+        found = [p.grad.flatten() / scale for n, p in network.trained.items() if "blocks" in n and p.grad is not None]
+        return torch.cat(found)
+
+    true, lost, kept = gradients("fp32", 1.0), gradients("fp16", 1.0), gradients("fp16", 2.0**16)
+    zero = [float((g == 0).float().mean()) for g in (true, lost, kept)]
+    error = [float((g - true).norm() / true.norm()) for g in (lost, kept)]
+    assert zero[0] < 0.01 and zero[1] > 0.2 and zero[2] < 0.05, zero
+    assert error[1] < 0.01 < error[0], error
