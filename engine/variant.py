@@ -10,10 +10,12 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from engine.aside import aside
 from engine.errors import DynoError
 from engine.kernels.choose import choose_kernel, tied_kernel
 from engine.kernels.compiled_step import CompiledStep
@@ -39,6 +41,7 @@ from engine.techniques.quantizing import quantizes
 from engine.words import agreed, counted
 
 _HEADROOM = 0.92
+_LARGE = 1 << 26  # weights of a layer whose building takes so long that it must be possible to walk away from it
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
@@ -240,7 +243,20 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
                           draft.importance(layer.name) if draft.calibrated else None)
         reference = weights.weight if not layer.edits else draft.reference(layer.name)
         with draft.clock(layer.scheme_key or "precision"):
-            kernel = choose_kernel(weights, reference, draft.dtype, layer.scheme, draft.autocast, compiled, device)
+            make = partial(choose_kernel, weights, reference, draft.dtype, layer.scheme, draft.autocast, compiled,
+                           device)
+            if layer.numel < _LARGE or device.kind != "cpu":
+                kernel = make()
+            else:
+                waiting = aside(make)
+                while True:
+                    try:
+                        next(waiting)
+                    except StopIteration as made:
+                        kernel = made.value
+                        break
+                    yield "Building", done, total
+            del make
         place = draft.place(layer.name)
         assert place is not None
         _put(modules, place, kernel)
