@@ -123,11 +123,15 @@ def _named_by(index: Path) -> list[str]:
 
 
 def _check_inside(file: Path, folder: Path) -> None:
-    """Links may lead to another file of the folder, or, in a hub cache's snapshot, to that model's own blobs."""
+    """Links may lead to another file of the folder, or, in a hub cache's snapshot, to that model's own blobs or to
+    those that the cache's models share (huggingface_hub marks that folder as its own)."""
     target, home = file.resolve(), folder.resolve()
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
+        shared = home.parent.parent.parent / "blobs"
+        if (shared / ".huggingface-shared-blobs").is_file():
+            allowed.append(shared)
     if not any(target.is_relative_to(place) for place in allowed):
         raise DynoError(f"The weight file {file.name} is a link that leads out of the model's folder, so it was not "
                         "opened.", "Put the file itself there, or open the folder that holds it.")

@@ -106,6 +106,20 @@ def test_the_cache_is_read_and_what_is_half_there_is_not_ready(data: Path, model
     assert not found["cache org/half a"].ready
 
 
+def test_blobs_that_models_of_the_cache_share_are_followed_and_other_links_are_not(
+        data: Path, models: Path, cache: Path, tmp_path: Path) -> None:
+    blob = cache / "models--org--tiny" / "blobs" / f"model.safetensors-{OLD}"
+    store = cache / "blobs" / "ab" / ("ab" * 32)
+    store.parent.mkdir(parents=True)
+    blob.rename(store)
+    blob.symlink_to(os.path.relpath(store, blob.parent))
+    marker = cache / "blobs" / ".huggingface-shared-blobs"
+    marker.write_text("1\n")
+    assert scanned(data, models, cache)["cache org/tiny a"].ready
+    marker.unlink()
+    assert "leads out of the model's folder" in scanned(data, models, cache)["cache org/tiny a"].problem
+
+
 def test_added_folders_and_recent_models_are_listed_the_last_one_first(
         data: Path, models: Path, tmp_path: Path, llama_folder: Path, gpt2_folder: Path) -> None:
     shelf = tmp_path / "shelf"
