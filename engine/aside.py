@@ -27,7 +27,7 @@ def aside(work: Callable[[], T]) -> Generator[None, None, T]:
         except BaseException as error:  # handed on to whoever waits
             failed.append(error)
 
-    thread = threading.Thread(target=run, name="building", daemon=True)
+    thread = threading.Thread(target=run, name="building")  # a process that ends waits: torch must not be cut off
     thread.start()
     while thread.is_alive():
         yield
