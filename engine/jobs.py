@@ -14,6 +14,7 @@ import torch
 from engine.bench.history import History
 from engine.bench.quality import perplexity
 from engine.bench.run import Doing, Measured, RowDone, Setting, model_fingerprint, run_plan
+from engine.comparing import ComparisonResult
 from engine.context import check_prompt, fit_messages, reply_reserve, with_known_tokens
 from engine.errors import DynoError
 from engine.generation import NewToken, PromptRead, Reread, Step, SwitchRefused, generate
@@ -57,8 +58,8 @@ from engine.techniques.base import cases
 from engine.train_events import DataPreview, ProbeReport, TrainResult
 from engine.variant import Variant
 
-Result = (GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | DataPreview | ProbeReport
-          | None)
+Result = (GenerationStats | PerplexityResult | SpeedReport | BenchResult | ComparisonResult | TrainResult | DataPreview
+          | ProbeReport | None)
 JobSteps = Generator[Event, None, Result]
 # A decode step that reads less than this from memory is limited by calls, not by reading: one thread is fastest, and
 # the other cores stay free for the window (measured, docs/design.md).

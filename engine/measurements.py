@@ -163,8 +163,8 @@ class BenchRow:
     between the tokens of a tg test. energy_j: joules a token. kv_bytes: the cache allocated for the test.
     peak_rss_bytes: highest resident memory while the test ran (all of the process). perplexity_error: standard error.
     ratio: to the base recipe's same test (tokens/s, or perplexity), with its 95 % interval. kl_..: KL(base || recipe),
-    nats a token. dp_..: change of the correct token's probability. same_top: share of tokens with the same likeliest
-    one. quality_samples: tokens behind the percentiles.
+    nats a token; kl_error the mean's standard error. dp_..: change of the correct token's probability. same_top: share
+    of tokens with the same likeliest one. quality_samples: tokens behind the percentiles.
     """
 
     key: str = _column("")
@@ -238,6 +238,7 @@ class BenchRow:
     bits_per_byte: float | None = _column(None, "bits/byte", table=True)
     scored_ts: float | None = _column(None, "scored tok/s")
     kl_mean: float | None = _column(None, "KL mean", table=True)
+    kl_error: float | None = _column(None, "±", table=True)
     kl_median: float | None = _column(None, "KL median")
     kl_max: float | None = _column(None, "KL max")
     kl_p99_9: float | None = _column(None, "KL p99.9")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from engine.chat_messages import SAMPLING_LIMITS, ContextCounted, CountContext, PartBegun, Sampling, WorkOnText
+from engine.comparing import ComparisonResult, LaneEvent, check_lanes
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow
 from engine.models.chat import ChatMessage
@@ -20,12 +21,14 @@ from engine.train_plan import TrainPlan
 
 __all__ = [
     "SAMPLING_LIMITS", "ApplyRecipe", "BenchPlan", "BenchResult", "BenchRow", "BenchRowDone", "BenchSample",
-    "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Compiling", "ContextCounted", "CountContext",
+    "BenchStarted", "Cancel", "Cancelled", "ChatMessage", "Command", "Comparing", "ComparisonResult",
+    "Compiling", "ContextCounted", "CountContext",
     "DataPreview", "EngagedReport", "Evaluate", "Event", "Explain", "ExportModel", "Failed",
     "FinishTraining", "Finished", "Generate", "GenerationStats", "Job", "JobStarted", "LayerReport", "LoadModel",
     "ModelInfo", "ModelLoaded",
     "PartBegun", "PerplexityResult", "PreviewData", "ProbeData", "ProbeReport", "Progress", "QualityProbe",
-    "RecipeApplied", "RecipeFailed", "RunBenchmark", "Sampling", "SetThreads", "Shutdown", "SpeedReport", "Switched",
+    "RecipeApplied", "RecipeFailed", "RunBenchmark", "RunComparison", "Sampling", "SetThreads", "Shutdown",
+    "SpeedReport", "Switched",
     "TechniqueReport", "TimeShare", "TokenPiece", "Tokens", "Train", "TrainEvent", "TrainPlan", "TrainResult",
     "Training", "TurnsDropped", "WorkOnText",
 ]
@@ -96,6 +99,20 @@ class RunBenchmark:
 
 
 @dataclass(frozen=True)
+class RunComparison:
+    """Answer the last of `messages` with two to four recipes in turns, a token each (engine/comparing.py); the first
+    recipe is the base. The active recipe and the conversation stay what they are. Raises DynoError."""
+
+    job_id: int
+    recipes: tuple[Recipe, ...]
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        check_lanes(self.recipes)
+
+
+@dataclass(frozen=True)
 class ExportModel:
     """Write the loaded model, pruned as its active recipe prunes it. path: a file for "gguf-f16" and "gguf-q8_0", a
     folder for "safetensors"."""
@@ -136,8 +153,8 @@ class Shutdown:
     """Control: end the running job and the engine thread."""
 
 
-Job = (LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | Train | PreviewData | ProbeData
-       | ExportModel)
+Job = (LoadModel | Generate | WorkOnText | Evaluate | Explain | RunBenchmark | RunComparison | Train | PreviewData
+       | ProbeData | ExportModel)
 Command = Job | FinishTraining | ApplyRecipe | SetThreads | CountContext | Cancel | Shutdown
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -464,6 +481,15 @@ class BenchRowDone:
 
 
 @dataclass(frozen=True)
+class Comparing:
+    """Lanes of a comparison went on (engine/comparing.py), in this order; neighbours merge in the outbox."""
+
+    job_id: int
+    t_s: float
+    what: tuple[LaneEvent, ...]
+
+
+@dataclass(frozen=True)
 class Training:
     """Something happened in a training run (engine/train_events.py); its steps come as Progress."""
 
@@ -478,8 +504,8 @@ class Finished:
 
     job_id: int
     t_s: float
-    result: (GenerationStats | PerplexityResult | SpeedReport | BenchResult | TrainResult | DataPreview | ProbeReport
-             | None) = None
+    result: (GenerationStats | PerplexityResult | SpeedReport | BenchResult | ComparisonResult | TrainResult
+             | DataPreview | ProbeReport | None) = None
 
 
 @dataclass(frozen=True)
@@ -488,7 +514,7 @@ class Cancelled:
 
     job_id: int
     t_s: float
-    result: GenerationStats | BenchResult | TrainResult | None = None
+    result: GenerationStats | BenchResult | ComparisonResult | TrainResult | None = None
 
 
 @dataclass(frozen=True)
@@ -504,5 +530,5 @@ class Failed:
 
 Event = (JobStarted | Progress | ModelLoaded | Tokens | TurnsDropped | PartBegun | ContextCounted | Switched
          | RecipeApplied | RecipeFailed
-         | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Training
+         | Compiling | QualityProbe | BenchStarted | BenchSample | BenchRowDone | Comparing | Training
          | Finished | Cancelled | Failed)

@@ -1,7 +1,7 @@
 """The way out of the engine thread: a queue that folds what may be folded.
 
-Tokens of one job and one recipe merge, progress keeps only the latest; everything else is kept, in order. The reader
-drains it on its own clock, so a fast model never floods a slow reader.
+Tokens of one job and one recipe merge, and so do a comparison's; progress keeps only the latest; everything else is
+kept, in order. The reader drains it on its own clock, so a fast model never floods a slow reader.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine.messages import Event, Progress, TokenPiece, Tokens
+from engine.messages import Comparing, Event, Progress, TokenPiece, Tokens
 
 
 class Outbox:
@@ -33,7 +33,11 @@ class Outbox:
                 self._put_progress(event)
             else:
                 self._close_tokens()
-                self._events.append(event)
+                last = self._events[-1] if self._events else None
+                if isinstance(event, Comparing) and isinstance(last, Comparing) and last.job_id == event.job_id:
+                    self._events[-1] = replace(event, what=last.what + event.what)
+                else:
+                    self._events.append(event)
             self._condition.notify()
         if self._wake is not None:
             self._wake()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.comparing import ComparisonResult
 from engine.errors import DynoError, for_people
 from engine.measurements import BenchResult
 from engine.messages import (
@@ -47,6 +48,7 @@ from engine.messages import (
     RecipeApplied,
     RecipeFailed,
     RunBenchmark,
+    RunComparison,
     SetThreads,
     Shutdown,
     Train,
@@ -65,8 +67,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", WorkOnText: "reply", Evaluate: "score",
-                           Explain: "profile", RunBenchmark: "benchmark", Train: "training", PreviewData: "preview",
-                           ProbeData: "data probe", ExportModel: "export"}
+                           Explain: "profile", RunBenchmark: "benchmark", RunComparison: "comparison",
+                           Train: "training", PreviewData: "preview", ProbeData: "data probe", ExportModel: "export"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -181,7 +183,7 @@ class Worker:
 
     def _run_job(self, job: Job) -> None:
         """Run a job to its end; exactly one of Finished, Cancelled, Failed follows JobStarted."""
-        from engine import jobs, text_work, training_jobs
+        from engine import comparison_job, jobs, text_work, training_jobs
 
         assert self._state is not None
         self._running = job.job_id
@@ -198,6 +200,8 @@ class Worker:
             steps = jobs.explain_job(self._state, job)
         elif isinstance(job, RunBenchmark):
             steps = jobs.benchmark_job(self._state, job)
+        elif isinstance(job, RunComparison):
+            steps = comparison_job.comparison_job(self._state, job)
         elif isinstance(job, (Train, PreviewData, ProbeData)):
             steps = training_jobs.training_job(self._state, job)
         elif isinstance(job, ExportModel):
@@ -223,7 +227,7 @@ class Worker:
     def _finish(self, job: Job, result: Any) -> None:
         now_s = time.monotonic()
         stopped = ((isinstance(result, GenerationStats) and result.finish == "stopped")
-                   or (isinstance(result, BenchResult) and not result.complete)
+                   or (isinstance(result, (BenchResult, ComparisonResult)) and not result.complete)
                    or (isinstance(result, TrainResult) and result.state == "paused"))
         if stopped or (self._is_cancelled(job.job_id) and result is None):
             self._outbox.put(Cancelled(job.job_id, now_s, result))

@@ -45,12 +45,13 @@ _ROWS = {"cpu": (128, 1024), "mps": (128, 4096), "cuda": (512, 16384)}
 class Divergence:
     """How far a recipe is from the base, token by token.
 
-    kl, dp: (percent, value) for PERCENTS; dp is the change of the correct token's probability. same_top: share of
-    tokens with the same likeliest token. ratio: of the perplexities; the runs are paired, so the covariance is in its
-    interval. samples: tokens behind the percentiles.
+    kl_error: standard error of the mean. kl, dp: (percent, value) for PERCENTS; dp is the change of the correct token's
+    probability. same_top: share of tokens with the same likeliest token. ratio: of the perplexities; the runs are
+    paired, so the covariance is in its interval. samples: tokens behind the percentiles.
     """
 
     kl_mean: float
+    kl_error: float
     kl_max: float
     kl: tuple[tuple[float, float], ...]
     dp_mean: float
@@ -218,7 +219,7 @@ def _score_batch(variants: Sequence[Variant], streams: list[Tensor], targets: Te
             one.elapsed_s += time.perf_counter() - begun_s
             logits.append(rows)
         for other in range(1, len(variants)):
-            versus[other].append(_compared(logits[0], logits[other], dense))
+            versus[other].append(divergences(logits[0], logits[other], dense))
     base = torch.cat(found[0]).cpu().double().numpy()
     weights = np.array([window.weight for window in batch], dtype=np.float64)
     for i, one in enumerate(sums):
@@ -229,8 +230,9 @@ def _score_batch(variants: Sequence[Variant], streams: list[Tensor], targets: Te
             one.compare(nll, base, kl, same)
 
 
-def _compared(base: Tensor, other: Tensor, dense: int) -> Tensor:
-    """(2, R): KL(base || other) and whether the likeliest token is the same, for fp32 logits (R, V) twice.
+def divergences(base: Tensor, other: Tensor, dense: int = 64) -> Tensor:
+    """(2, R): KL(base || other) and whether the likeliest token is the same, for fp32 logits (R, V) twice,
+    `dense` rows at a time.
 
     sum p (q/p - 1 - log q/p) equals the KL, both summing to 1; no term is negative, so what rounding makes of the
     normalisers does not cover a small divergence, and equal logits give exactly 0.
@@ -291,7 +293,7 @@ class _Versus:
 
     def __init__(self) -> None:
         self._count = 0
-        self._kl = self._same = self._dp = self._dp_squares = self._dnll = self._dnll_squares = 0.0
+        self._kl = self._kl_squares = self._same = self._dp = self._dp_squares = self._dnll = self._dnll_squares = 0.0
         self._kl_max = 0.0
         self._sample = np.empty((2, KEPT))  # memory is taken as it fills
         self._random = np.random.default_rng(0)
@@ -301,6 +303,7 @@ class _Versus:
         """Tokens (n,) of both."""
         dp, dnll = np.exp(-nll) - np.exp(-base), nll - base
         self._kl += float(kl.sum())
+        self._kl_squares += float(np.square(kl).sum())
         self._kl_max = max(self._kl_max, float(kl.max()))
         self._same += float(same.sum())
         self._dp += float(dp.sum())
@@ -328,6 +331,7 @@ class _Versus:
         variance = max(0.0, self._dnll_squares / n - (self._dnll / n) ** 2) * n / max(1, n - 1)
         kl, dp = (np.percentile(values, PERCENTS) for values in self._sample[:, :n])
         return Divergence(
-            self._kl / n, self._kl_max, tuple(zip(PERCENTS, map(float, kl), strict=True)), self._dp / n,
+            self._kl / n, math.sqrt(max(0.0, self._kl_squares / n - (self._kl / n) ** 2) / max(1, n - 1)), self._kl_max,
+            tuple(zip(PERCENTS, map(float, kl), strict=True)), self._dp / n,
             math.sqrt(self._dp_squares / n), tuple(zip(PERCENTS, map(float, dp), strict=True)), self._same / n,
             normal_ratio(log_ratio, math.sqrt(variance / n), n), min(n, KEPT))

@@ -364,7 +364,8 @@ class _Run:
             return row
         kl, dp = dict(far.kl), dict(far.dp)
         return replace(
-            row, kl_mean=far.kl_mean, kl_max=far.kl_max, kl_median=kl[50.0], kl_p99_9=kl[99.9], kl_p99=kl[99.0],
+            row, kl_mean=far.kl_mean, kl_error=far.kl_error, kl_max=far.kl_max, kl_median=kl[50.0],
+            kl_p99_9=kl[99.9], kl_p99=kl[99.0],
             kl_p95=kl[95.0], kl_p90=kl[90.0], kl_p10=kl[10.0], kl_p5=kl[5.0], kl_p1=kl[1.0], kl_p0_1=kl[0.1],
             dp_mean=far.dp_mean, dp_rms=far.dp_rms, dp_median=dp[50.0], dp_p99=dp[99.0], dp_p95=dp[95.0],
             dp_p5=dp[5.0], dp_p1=dp[1.0], same_top=far.same_top, quality_samples=far.samples, ratio=far.ratio.value,

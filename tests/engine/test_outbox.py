@@ -1,11 +1,12 @@
-"""The outbox folds tokens and progress, and nothing else."""
+"""The outbox folds tokens, lanes and progress, and nothing else."""
 
 from __future__ import annotations
 
 import random
 import threading
 
-from engine.messages import Finished, JobStarted, Progress, Switched, TokenPiece, Tokens
+from engine.comparing import LaneToken
+from engine.messages import Comparing, Finished, JobStarted, Progress, Switched, TokenPiece, Tokens
 from engine.outbox import Outbox
 
 
@@ -92,3 +93,16 @@ def test_no_token_is_lost_or_reordered_between_two_threads() -> None:
 def test_draining_an_empty_outbox_returns_at_once_or_after_the_timeout() -> None:
     assert Outbox().drain() == []
     assert Outbox().drain(timeout_s=0.01) == []
+
+
+def test_what_lanes_say_merges_within_a_comparison_and_keeps_its_order() -> None:
+    outbox = Outbox()
+    for job_id, number in ((1, 1), (1, 2), (2, 1)):
+        outbox.put(Comparing(job_id, float(number), (LaneToken(0, number, 7, "x", 0.5),)))
+    outbox.put(Progress(2, 3.0, "stage", 0, 0))
+    outbox.put(Comparing(2, 4.0, (LaneToken(1, 1, 7, "x", 0.5),)))
+    events = outbox.drain()
+    assert [type(e).__name__ for e in events] == ["Comparing", "Comparing", "Progress", "Comparing"]
+    first = events[0]
+    assert isinstance(first, Comparing) and first.t_s == 2.0
+    assert [step.number for step in first.what if isinstance(step, LaneToken)] == [1, 2]
