@@ -36,7 +36,7 @@ class LaneReady:
 @dataclass(frozen=True)
 class LaneToken:
     """One token of a lane. number: its place in the lane's text, from 1. probability: in the lane's own distribution,
-    before temperature and filters.
+    before temperature and filters. own_s: the lane's own time for it (for the first one, the time to it).
 
     kl, base_probability: KL(base || lane) in nats and the token's probability, the base reading the LANE's text: what
     the base's recipe would have said after the very same words. So both stay defined when the texts differ. None in the
@@ -48,6 +48,7 @@ class LaneToken:
     token_id: int
     text: str
     probability: float
+    own_s: float = 0.0
     kl: float | None = None
     base_probability: float | None = None
     departs: bool = False

@@ -106,7 +106,7 @@ class RunComparison:
     job_id: int
     recipes: tuple[Recipe, ...]
     messages: tuple[ChatMessage, ...]
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         check_lanes(self.recipes)

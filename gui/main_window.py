@@ -16,6 +16,7 @@ from PySide6.QtWidgets import (
     QMainWindow,
     QProgressBar,
     QPushButton,
+    QSizePolicy,
     QStackedWidget,
     QToolButton,
     QVBoxLayout,
@@ -25,6 +26,7 @@ from PySide6.QtWidgets import (
 from engine.messages import (
     Cancel,
     Cancelled,
+    Comparing,
     Event,
     Failed,
     Finished,
@@ -95,6 +97,7 @@ class MainWindow(QMainWindow):
         self._stack = QStackedWidget()
         rail = QWidget()
         rail.setObjectName("navigation")
+        rail.setMinimumWidth(76)
         rail.setAccessibleName(self.tr("Pages"))
         column = QVBoxLayout(rail)
         column.setContentsMargins(6, 8, 6, 8)
@@ -109,7 +112,8 @@ class MainWindow(QMainWindow):
             button.setText(QCoreApplication.translate("pages", page.title))
             button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
             button.setIconSize(QSize(22, 22))
-            button.setMinimumWidth(64)
+            # Its title is never cut, however narrow the window and large the font.
+            button.setSizePolicy(QSizePolicy.Policy.MinimumExpanding, QSizePolicy.Policy.Fixed)
             button.setAccessibleName(button.text())
             button.setToolTip(f"{button.text()} (Ctrl+{number + 1})")
             button.clicked.connect(lambda _=False, n=number: self.show_page(n))
@@ -188,7 +192,7 @@ class MainWindow(QMainWindow):
         self._add(file_menu, self.tr("Open model…"), "Ctrl+O", self.choose_model)
         self._add(file_menu, self.tr("Open model folder…"), "Ctrl+Shift+O", self.choose_folder)
         self._add(file_menu, self.tr("Open the bundled model"), "", lambda: self.load_model(str(bundled_model())))
-        self._add(file_menu, self.tr("Export chat…"), "Ctrl+E", self._context.actions.export.emit)
+        self._add(file_menu, self.tr("Export…"), "Ctrl+E", self._context.actions.export.emit)
         exporter = Exporter(self._context, self.notice, self)
         self.export_model = self._add(file_menu, self.tr("Export model…"), "Ctrl+Shift+E", lambda: exporter.ask(
             self._model.name if self._model is not None else ""))
@@ -329,10 +333,10 @@ class MainWindow(QMainWindow):
             self._show_job()
             if isinstance(event, Failed) and event.job_id == self._loading_id:
                 self.notice.show_problem(event.summary, event.hint, event.details)
-        elif isinstance(event, Tokens) and self._status_job.text():
+        elif isinstance(event, (Tokens, Comparing)) and self._status_job.text():
             self._status_job.clear()
             self._status_bar.hide()
-        if not isinstance(event, Tokens):  # they come thirty times a second; the timer is enough for their speed
+        if not isinstance(event, (Tokens, Comparing)):  # thirty times a second; the timer is enough for their speed
             self._refresh_status()
 
     def _show_job(self) -> None:

@@ -62,11 +62,30 @@ def main() -> int:
             theme().set_choice(name)
             pause(app, 1)
             window.grab().save(str(PICTURES / f"chat-{name}.png"))
+        compare(app, window)
         models(app, window, Path(data) / "models")
         benchmark(app, window)
         training(app, window)
         application.stop()
     return 0
+
+
+def compare(app: QApplication, window: MainWindow) -> None:
+    """Let three recipes write side by side, and take them in both themes."""
+    page = window.pages["compare"]
+    window.show_page(list(window.pages).index("compare"))
+    page.add_lane()
+    for lane, key in zip(page.lanes, ("preset:fp32", "preset:int4", "preset:l1-50"), strict=True):
+        lane.recipe.choose(key)
+    page.options.prompt.setPlainText("Tell me a short story about a fox.")
+    until(app, page.watch.isEnabled)
+    page.start_watching()
+    until(app, lambda: not page.busy, 120.0)
+    page.watch.setFocus()
+    for name in ("light", "dark"):
+        theme().set_choice(name)
+        pause(app, 1)
+        window.grab().save(str(PICTURES / f"compare-{name}.png"))
 
 
 def models(app: QApplication, window: MainWindow, folder: Path) -> None:

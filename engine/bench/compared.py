@@ -32,6 +32,7 @@ METRICS = ("memory", "ttft", "speed", "perplexity", "kl")
 UNITS: Mapping[str, str] = {"memory": "bytes", "ttft": "s", "speed": "tok/s", "perplexity": "", "kl": "nats"}
 FORMATS = (".md", ".json", ".csv")
 SMALLER, LARGER, SAME, DIFFERS = "smaller", "larger", "the same", "differs"
+WATCHED = "Watched token by token; perplexity is that of its own words: how sure, not how good."
 TOKENS_A_PAIR = 8
 """Watched lanes take turns token by token; so many gaps between tokens make one pair, since single ones are noise."""
 
@@ -76,7 +77,7 @@ def of_watching(lanes: Sequence[LaneResult]) -> tuple[LaneFigures, ...]:
             got["perplexity"] = Figure(lane.perplexity)
         if lane.kl_mean is not None:
             got["kl"] = _kl(lane.kl_mean, lane.kl_error or 0.0, lane.tokens)
-        found.append(LaneFigures(got, f"watched over {lane.tokens} tokens", lane.error))
+        found.append(LaneFigures(got, WATCHED if got else "", lane.error))
     return tuple(found)
 
 
@@ -109,7 +110,7 @@ def of_rows(rows: Iterable[BenchRow], lanes: int) -> tuple[LaneFigures, ...]:
                 if row.kl_mean is not None:
                     got["kl"] = _kl(row.kl_mean, row.kl_error or 0.0, row.tokens_scored or 2)
                 parts.append(f"{row.chunks} chunks of {row.text}")
-        found.append(LaneFigures(got, f"measured in turns: {'; '.join(parts)}" if parts else "", "; ".join(
+        found.append(LaneFigures(got, f"Measured in turns: {'; '.join(parts)}." if parts else "", "; ".join(
             dict.fromkeys(errors))))
     return tuple(found)
 

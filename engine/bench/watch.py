@@ -23,8 +23,8 @@ from engine.bench.machine import free_memory
 from engine.bench.quality import divergences
 from engine.bench.statistics import deviation, mean
 from engine.comparing import ComparisonResult, LaneEvent, LaneReady, LaneResult, LaneToken, check_lanes
-from engine.errors import DynoError, for_people
 from engine.context import check_prompt
+from engine.errors import DynoError, for_people
 from engine.messages import Sampling
 from engine.models.gpt import KVCache
 from engine.models.tokenizer import TextStream, check_ids
@@ -237,7 +237,8 @@ class _Run:
             lane.finish = "length"
         elif len(self.asked.ids) + len(lane.made) >= self.session.config.context:
             lane.finish = "context"
-        yield LaneToken(lane.number, len(lane.made), choice.token_id, text, math.exp(choice.logprob), kl,
+        own_s = lane.gaps_s[-1] if lane.gaps_s else lane.ttft_s
+        yield LaneToken(lane.number, len(lane.made), choice.token_id, text, math.exp(choice.logprob), own_s, kl,
                         base_probability, departs)
         self._tick()
         if not lane.finish:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QContextMenuEvent, QGuiApplication, QKeyEvent, QKeySequence
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QMenu, QTableWidget, QTableWidgetItem, QWidget
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QApplication,
+    QHeaderView,
+    QMenu,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
 
 from gui.theme import colours, small_font, theme
 
@@ -98,7 +106,7 @@ class CopyTable(QTableWidget):
 
     def _cell(self, row: int, column: int) -> str:
         item = self.item(row, column)
-        return item.text() if item is not None else ""
+        return item.text().replace("\n", ", ") if item is not None else ""
 
     def _side(self, column: int) -> Qt.AlignmentFlag:
         side = Qt.AlignmentFlag.AlignLeft if column < self._words else Qt.AlignmentFlag.AlignRight
@@ -110,9 +118,10 @@ class CopyTable(QTableWidget):
         return QColor({"muted": c.muted, "error": c.error}.get(tone, c.text))
 
     def _restyle(self) -> None:
-        self.setFont(small_font(self.font(), 1.0))
+        self.setFont(small_font(QApplication.font(), 1.0))
         self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 10)
-        self.setStyleSheet(f"QTableView:focus {{ border: 1px solid {colours().accent}; }}")
+        self.setStyleSheet(f"QTableView:focus {{ border: 1px solid {colours().accent}; }}"
+                           "QTableView::item { padding: 0 6px; }")
         for row in range(self.rowCount()):
             for column in range(self.columnCount()):
                 item = self.item(row, column)

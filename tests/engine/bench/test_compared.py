@@ -107,7 +107,8 @@ def test_measured_figures_carry_the_rows_ratios_and_ttfts_are_those_of_the_promp
 def comparison() -> Comparison:
     """One to be written to files."""
     figures = of_rows(rows(), 3)
-    tokens = (LaneToken(1, 1, 5, "One", 0.5, 0.1, 0.4), LaneToken(1, 2, 6, " two|", 0.25, 0.3, 0.01, departs=True))
+    tokens = (LaneToken(1, 1, 5, "One", 0.5, 0.01, 0.1, 0.4),
+              LaneToken(1, 2, 6, " two|", 0.25, 0.02, 0.3, 0.01, departs=True))
     names = ("fp32", "int8", "bf16")
     texts = ("One three", "One two|", "")
     return Comparison("tiny", "CPU", "Count\nfor me", 7, tuple(
@@ -126,7 +127,7 @@ def test_markdown_names_everything_and_marks_the_departure() -> None:
 def test_json_holds_every_token_and_recipe() -> None:
     raw = json.loads(render(comparison(), ".json"))
     assert raw["lanes"][1]["tokens"][1] == {"lane": 1, "number": 2, "token_id": 6, "text": " two|", "probability": 0.25,
-                                            "kl": 0.3, "base_probability": 0.01, "departs": True}
+                                            "own_s": 0.02, "kl": 0.3, "base_probability": 0.01, "departs": True}
     assert raw["lanes"][1]["figures"]["speed"]["ratio"]["low"] == 0.9
     assert raw["lanes"][1]["techniques"] == parse_recipe("int8").to_json()["techniques"] and raw["seed"] == 7
 
