@@ -26,7 +26,7 @@ from engine.comparing import ComparisonResult, LaneEvent, LaneReady, LaneResult,
 from engine.context import check_prompt
 from engine.errors import DynoError, for_people
 from engine.messages import Sampling
-from engine.models.gpt import KVCache
+from engine.models.cache import KVCache
 from engine.models.tokenizer import TextStream, check_ids
 from engine.recipe import Recipe
 from engine.sampling import Sampler

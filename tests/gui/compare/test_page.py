@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,9 +96,13 @@ def test_measuring_fills_the_table_with_intervals_and_keeps_the_run_in_the_histo
 def test_stop_keeps_what_was_written_and_the_next_run_begins_anew(
         qapp: QApplication, qtbot: QtBot, application: Application) -> None:
     page = opened(qapp, application, "preset:fp32", "preset:int8", length=200)
+    told, pressed = itertools.count(), threading.Event()
+    # The engine waits in the middle of the texts: a fast one would be done before the button is.
+    application.outbox._wake = lambda: pressed.wait(30) if next(told) > 40 else None
     page.start_watching()
     until(qapp, lambda: page.lanes[1].text.tokens, "a token")
     qtbot.mouseClick(page.stop, Qt.MouseButton.LeftButton)
+    pressed.set()
     ended(qapp, page)
     written = len(page.lanes[0].text.tokens)
     assert 0 < written < 200 and "Stopped" in page.status.text() and "stopped" in page.lanes[0].line.text()
