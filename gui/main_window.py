@@ -16,6 +16,7 @@ from PySide6.QtWidgets import (
     QMainWindow,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QStackedWidget,
     QToolButton,
@@ -133,7 +134,13 @@ class MainWindow(QMainWindow):
         row = QHBoxLayout(centre)
         row.setContentsMargins(0, 0, 8, 0)
         row.setSpacing(4)
-        row.addWidget(rail)
+        # In a low window with a large font the pages' buttons scroll, rather than take the monitor's room.
+        self._rail = QScrollArea()
+        self._rail.setWidget(rail)
+        self._rail.setWidgetResizable(True)
+        self._rail.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._rail.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        row.addWidget(self._rail)
         row.addLayout(main, 1)
         self.setCentralWidget(centre)
 
@@ -388,6 +395,7 @@ class MainWindow(QMainWindow):
         self._status_speed.setMinimumWidth(0)  # of the old font
         for button, name in self._nav:
             button.setIcon(icon(name))
+        self._rail.setFixedWidth(max(76, self._rail.widget().minimumSizeHint().width()))
 
     # ------------------------------------------------------------------------------------------------ window events
 
