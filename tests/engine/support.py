@@ -43,7 +43,7 @@ from engine.techniques.base import Options, Technique
 from engine.variant import Variant
 from engine.worker import Worker
 
-PATIENCE_S = 60.0  # only a broken engine waits this long
+PATIENCE_S = 150.0  # only a broken engine waits this long
 SLOTS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=120, seed=1)
 T = TypeVar("T")

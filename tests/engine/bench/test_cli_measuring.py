@@ -75,14 +75,14 @@ def test_a_failed_row_is_printed_and_the_status_is_1(llama_folder: Path, capsys:
     assert "fp8, pp16: " in shown.err and "Traceback" not in shown.err
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["perplexity", "--text", "/nowhere.txt"], "no text file"),
-    (["compare", "--recipe", "fp32"], "two recipes"), (["bench", "--pp", "0", "--tg", "0"], "nothing to measure"),
-    (["bench", "--recipe", "magic"], "magic"),
+@pytest.mark.parametrize(("arguments", "words", "status"), [
+    (["perplexity", "--text", "/nowhere.txt"], "no text file", 1),
+    (["compare", "--recipe", "fp32"], "two recipes", 1), (["bench", "--pp", "0", "--tg", "0"], "nothing to measure", 1),
+    (["bench", "--recipe", "magic"], "magic", 2),
 ])
-def test_a_refusal_is_one_sentence_and_status_1(arguments: list[str], words: str,
+def test_a_refusal_is_one_sentence_and_a_status(arguments: list[str], words: str, status: int,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(arguments) == 1
+    assert cli.run(arguments) == status
     shown = capsys.readouterr()
     assert shown.out == "" and words in shown.err and shown.err.count("\n") == 1
 
