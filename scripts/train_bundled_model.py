@@ -29,7 +29,7 @@ from scripts.bundled.tokens import END, END_OF_TEXT, Encoder, special_id, train_
 from scripts.bundled.training import Phase, Run, Stream, fresh_decoder
 from scripts.bundled.tuning import tuning_documents
 
-STEPS = ("prepare", "pretrain", "tune", "export", "evaluate")
+STEPS = ("prepare", "pretrain", "tune", "polish", "export", "evaluate")
 SEED = 20
 MODEL = ModelConfig(
     model_type="llama", vocab_size=8192, hidden_size=256, n_layers=8, n_heads=4, n_kv_heads=2, head_dim=64,
@@ -39,6 +39,9 @@ PRETRAIN = Phase("pretrain", steps=1450, lengths=((0.9, 256), (0.1, 1024)), muon
                  warmup_steps=60, decay_from=0.7, final_share=0.0)
 TUNE = Phase("tune", steps=900, lengths=((0.8, 256), (0.1, 512), (0.1, 1024)), muon_lr=0.008, adam_lr=1.5e-3,
              warmup_steps=10, decay_from=0.1, final_share=0.02, batch_tokens=4096)
+POLISH = Phase("polish", steps=420, lengths=((1.0, 256),), muon_lr=0.005, adam_lr=1e-3, warmup_steps=10,
+               decay_from=0.1, final_share=0.02, batch_tokens=4096)
+OTHERS = {"tune": 1.0, "polish": 0.4}  # shares of what is not our own
 OWN_MATERIAL = Path(__file__).parents[1] / "resources" / "training"
 
 
@@ -81,25 +84,26 @@ def pretrain(run: Path, compiled: bool) -> None:
     trainer.train()
 
 
-def prepare_tuning(data: Path, own: Path, run: Path) -> None:
-    """Write the tokens and loss marks of the tuning mixture."""
-    if (run / "tune_marks.npy").is_file():
+def prepare_tuning(data: Path, own: Path, run: Path, phase: str) -> None:
+    """Write the tokens and loss marks of a tuning mixture."""
+    if (run / f"{phase}_marks.npy").is_file():
         return
     held_out, truecase = HeldOut(data / "eval"), truecaser(data)
-    mixture = tuning_documents(data, own, held_out, truecase, random.Random(SEED + 1))
+    rng = random.Random(SEED + 1 + list(OTHERS).index(phase))
+    mixture = tuning_documents(data, own, held_out, truecase, rng, OTHERS[phase])
     ids, marks = Encoder(Tokenizer.from_file(str(run / "tokenizer.json"))).stream(mixture)
-    np.save(run / "tune_ids.npy", ids)
-    np.save(run / "tune_marks.npy", marks)
+    np.save(run / f"{phase}_ids.npy", ids)
+    np.save(run / f"{phase}_marks.npy", marks)
     print(f"{len(mixture)} documents, {len(ids)} tokens, {int(marks.sum())} of them learned", flush=True)
 
 
-def tune(run: Path, compiled: bool) -> None:
-    """Continue from the pretrained weights on chats, learning only what the assistant says."""
+def tune(run: Path, phase: Phase, start: str, compiled: bool) -> None:
+    """Continue from the weights of another phase on chats, learning only what the assistant says."""
     config = model_config(Tokenizer.from_file(str(run / "tokenizer.json")))
     decoder = fresh_decoder(config, SEED)
-    decoder.load_state_dict(torch.load(run / "pretrain.pt", weights_only=True)["model"])
-    stream = Stream(np.load(run / "tune_ids.npy", mmap_mode="r"), np.load(run / "tune_marks.npy", mmap_mode="r"))
-    trainer = Run(run, decoder, TUNE, stream, compiled, checkpoint_every_s=180)
+    decoder.load_state_dict(torch.load(run / f"{start}.pt", weights_only=True)["model"])
+    stream = Stream(*(np.load(run / f"{phase.name}_{part}.npy", mmap_mode="r") for part in ("ids", "marks")))
+    trainer = Run(run, decoder, phase, stream, compiled, checkpoint_every_s=180)
     trainer.resume()
     trainer.train()
 
@@ -112,7 +116,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--own", type=Path, default=OWN_MATERIAL, help="folder of our own prompts and replies")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--export-from", choices=("tune", "pretrain"), default="tune",
+    parser.add_argument("--export-from", choices=("polish", "tune", "pretrain"), default="polish",
                         help="which phase's checkpoint becomes the model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="do without torch.compile (no C++ compiler at hand)")
@@ -121,11 +125,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if "prepare" in options.steps:
         prepare(options.data, options.run)
-        prepare_tuning(options.data, options.own, options.run)
+        for phase in OTHERS:
+            prepare_tuning(options.data, options.own, options.run, phase)
     if "pretrain" in options.steps:
         pretrain(options.run, not options.no_compile)
     if "tune" in options.steps:
-        tune(options.run, not options.no_compile)
+        tune(options.run, TUNE, "pretrain", not options.no_compile)
+    if "polish" in options.steps:
+        tune(options.run, POLISH, "tune", not options.no_compile)
     if "export" in options.steps:
         tokenizer = Tokenizer.from_file(str(options.run / "tokenizer.json"))
         export(options.run / f"{options.export_from}.pt", model_config(tokenizer), tokenizer, options.out)

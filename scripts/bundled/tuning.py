@@ -104,13 +104,13 @@ def opening(chat: Document, rng: random.Random) -> Document:
     return [(("user", "assistant")[i % 2], content) for i, content in enumerate(turns)]
 
 
-def tuning_documents(data: Path, own: Path, held_out: HeldOut, truecase: Truecaser,
-                     rng: random.Random) -> list[Document]:
-    """All documents of the tuning mixture, shuffled."""
+def tuning_documents(data: Path, own: Path, held_out: HeldOut, truecase: Truecaser, rng: random.Random,
+                     others: float = 1.0) -> list[Document]:
+    """All documents of the tuning mixture, shuffled. others: the share that is taken of what is not our own."""
     def read(path: str, epochs: float, max_chars: int = 6000, lower: bool = False) -> list[Document]:
         return documents(data, Source(path, epochs, lower, max_chars), held_out, truecase, rng, Tally())
 
-    out = own_documents(own, rng, repeats=6, strung=2500)
+    out: list[Document] = []
     out += [opening(c, rng) for c in read("chat/selfdialogue.jsonl.xz", 0.1)]
     out += [opening(c, rng) for c in read("chat/topicalchat.jsonl.xz", 0.4)]
     out += [opening(c, rng) for c in read("chat/casino.jsonl.xz", 0.05)]
@@ -122,5 +122,6 @@ def tuning_documents(data: Path, own: Path, held_out: HeldOut, truecase: Truecas
                                                                  lower=True)
     out += [chat for tale in tales if (chat := story_chat(tale[0][1], rng)) is not None]
     out += rng.sample(tales, len(tales) // 8) + read("stories/african_storybook.txt.xz", 0.3)
+    out = rng.sample(out, round(others * len(out))) + own_documents(own, rng, repeats=6, strung=2500)
     rng.shuffle(out)
     return out
