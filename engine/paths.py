@@ -17,7 +17,7 @@ CALIBRATION_TEXT = RESOURCES / "evaluation" / "calibration.txt"
 
 def bundled_model() -> Path:
     """Folder of the model that ships with the app."""
-    return RESOURCES / "models" / "dyno-small-1"
+    return RESOURCES / "models" / "dyno-small-2"
 
 
 def user_data() -> Path:
