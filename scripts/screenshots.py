@@ -34,7 +34,7 @@ PICTURES = ROOT / "docs" / "pictures"
 TEXT = ROOT / "resources" / "evaluation" / "evaluation.txt"
 TURNS = (("Hello! How are you today?", ()), ("Tell me a story about a boat and a storm.", ("bf16",)),
          ("Tell me a story about a bird.", ("l1-50",)), ("Tell me a story about a rabbit.", ("neurons-30",)),
-         ("Hello!", ("fp32",)), ("Tell me a short story about a fox.", ("int8",)))
+         ("Hello!", ("fp32",)), ("Tell me a story about a dragon.", ("int8",)))
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def compare(app: QApplication, window: MainWindow) -> None:
     page.add_lane()
     for lane, key in zip(page.lanes, ("preset:fp32", "preset:int4", "preset:l1-50"), strict=True):
         lane.recipe.choose(key)
-    page.options.prompt.setPlainText("Tell me a short story about a fox.")
+    page.options.prompt.setPlainText("Tell me a story about a dragon.")
     until(app, page.watch.isEnabled)
     page.start_watching()
     until(app, lambda: not page.busy, 120.0)
