@@ -209,7 +209,7 @@ class MainWindow(QMainWindow):
         go = self.menuBar().addMenu(self.tr("&Go"))
         for number, page in enumerate(find_pages()):
             title = QCoreApplication.translate("pages", page.title)
-            self._add(go, title, f"Ctrl+{number + 1}", lambda n=number: self.show_page(n))
+            self._add(go, title, f"Ctrl+{number + 1}", lambda n=number: self._go_to(n))
         go.addSeparator()
         self._add(go, self.tr("Search chats"), "Ctrl+K", self._search)
         self._add(go, self.tr("Write a message"), "Ctrl+L", self._compose)
@@ -252,6 +252,13 @@ class MainWindow(QMainWindow):
         if number < self._stack.count():
             self._stack.setCurrentIndex(number)
             self._nav[number][0].setChecked(True)
+
+    def _go_to(self, number: int) -> None:
+        """show_page(), and the keyboard goes along to where the page wants it."""
+        self.show_page(number)
+        page = self._stack.currentWidget()
+        if page.focusProxy() is not None:
+            page.setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def load_first_model(self) -> None:
         """Load the model of last time, the bundled one at first."""

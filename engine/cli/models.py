@@ -1,4 +1,4 @@
-"""`models`: what is on the disk and on the hub: list, info, search, download, remove."""
+"""`models`: what is on the disk and on the hub: list, info, search, download, remove, add, forget."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.cli.arguments import WrongArgument, whole
 from engine.cli.client import write
+from engine.cli.models_text import fit_line, hit_line, line, model_text, remote_text, size
 from engine.errors import DynoError
 from engine.hub.catalogue import Catalogue
 from engine.hub.client import Hub, endpoint
@@ -20,10 +21,11 @@ from engine.hub.curated import shortlist
 from engine.hub.download import Step, plan
 from engine.hub.download import run as fetch
 from engine.hub.library import Library, models_folder
-from engine.hub.records import BUNDLED, CACHE, FileChoice, ModelOnDisk, RemoteModel, SearchHit
+from engine.hub.records import BUNDLED, CACHE, UNLISTED, ModelOnDisk, RemoteModel
 from engine.hub.removal import remove
 from engine.hub.token import Tokens
 from engine.hub.transfer import Pace, Stopped, Stopper
+from engine.models.config import no_config
 
 HELP = "list, look at, search, download and remove models"
 _TELL_EVERY_S = 0.2
@@ -48,34 +50,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     removing = actions.add_parser("remove", help="delete a model: the app's own, or one of the Hugging Face cache")
     removing.add_argument("model", help="its name in the list, or its folder")
     removing.add_argument("--yes", action="store_true", help="do not ask")
-    for action in (listing, info, search, download, removing):
+    adding = actions.add_parser("add", help="list a folder's models; they stay where they are")
+    adding.add_argument("folder", help="a model folder, or one that holds several")
+    forgetting = actions.add_parser("forget", help="take an added folder or a model opened before off the list")
+    forgetting.add_argument("model", help="the folder, or a name in the list; no file is touched")
+    for action in (listing, info, search, download, removing, adding, forgetting):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit status."""
-    action = {"list": _list, "info": _info, "search": _search, "download": _download, "remove": _remove}
+    action = {"list": _list, "info": _info, "search": _search, "download": _download, "remove": _remove,
+              "add": _add, "forget": _forget}
     return action[options.action](options)
 
 
 def _list(options: argparse.Namespace) -> int:
-    models = [m for m in _catalogue().scan() if m.ready or options.all]
+    found = _catalogue().scan()
+    models = [m for m in found if m.ready or options.all]
     fits = {m.path: _fits(m) for m in models if options.fit and m.ready}
     if options.json:
         write(_json([_facts(m) | ({"fit": fits[m.path]} if m.path in fits else {}) for m in models]))
         return 0
     for model in models:
-        write(_line(model) + "\n")
+        write(line(model) + "\n")
         for fit in fits.get(model.path, ()):
-            write(f"    {_fit_line(fit)}\n")
+            write(f"    {fit_line(fit)}\n")
+    if len(models) < len(found):
+        print(f"{len(found) - len(models)} more cannot be opened: --all shows why.", file=sys.stderr)
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
     model = _found(options.model)
-    if model is None and "/" in options.model and not Path(options.model).expanduser().exists():
+    path = Path(options.model).expanduser()
+    if model is None and path.is_dir() and not (path / "config.json").is_file():
+        raise no_config(path)
+    if model is None and not path.exists() and _is_path(options.model):
+        raise DynoError(f"There is no such folder or file: {path}.",
+                        "Give a folder, a name that `models list --all` shows, or a repository of the hub.")
+    if model is None and "/" in options.model and not path.exists():
         remote = _hub().look(options.model)
-        write(_json(_remote_facts(remote)) if options.json else _remote_text(remote))
+        write(_json(_remote_facts(remote)) if options.json else remote_text(remote))
         return 0
     if model is None:
         raise DynoError(f"There is no model {options.model!r} on this computer.",
@@ -84,9 +100,7 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         write(_json(_facts(model) | {"fit": fits}))
         return 0
-    for name, value in _facts(model).items():
-        write(f"{name:14} {value}\n")
-    write("".join(f"{'fit':14} {_fit_line(fit)}\n" for fit in fits))
+    write(model_text(model, fits))
     return 0
 
 
@@ -96,7 +110,7 @@ def _search(options: argparse.Namespace) -> int:
     if options.json:
         write(_json([dataclasses.asdict(hit) for hit in hits]))
     else:
-        write("".join(f"{_hit_line(hit)}\n" for hit in hits))
+        write("".join(f"{hit_line(hit)}\n" for hit in hits))
         if not hits:
             print(f"Nothing on the hub is called {text!r}.", file=sys.stderr)
     return 0 if hits else 1
@@ -131,17 +145,47 @@ def _remove(options: argparse.Namespace) -> int:
         remove(model, models_folder(), Library())  # says why not
     if model.place not in (CACHE, "app"):
         raise DynoError(f"{model.name} does not lie in the app's folder or the Hugging Face cache.",
-                        "Delete its folder yourself, if you mean to.")
+                        "Delete its folder yourself, if you mean to" + (
+                            "." if model.place == UNLISTED else "; `models forget` takes it off the list."))
     if not options.yes:
         if not sys.stdin.isatty():
             raise WrongArgument("Deleting a model needs --yes where nobody can be asked.")
-        print(f"Delete {model.name}, {_size(model.nbytes)}, {model.path}? [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"Delete {model.name}, {size(model.nbytes)}, {model.path}? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
             return 1
     removed = remove(model, models_folder(), Library())
     if removed is not None:
         removed.settle()
     write(_json({"removed": model.path, "bytes": model.nbytes}) if options.json else f"{model.path}\n")
+    return 0
+
+
+def _add(options: argparse.Namespace) -> int:
+    folder = Path(options.folder).expanduser().resolve()
+    if folder.is_file():
+        raise DynoError(f"{folder.name} is a file.", "Add the folder it lies in.")
+    Library().add_folder(folder)
+    models = [m for m in _catalogue().scan() if Path(m.path).resolve().is_relative_to(folder)]
+    if options.json:
+        write(_json([_facts(m) for m in models]))
+        return 0
+    write("".join(line(model) + "\n" for model in models))
+    if not models:
+        print("There is no model in it now; what comes there later is listed.", file=sys.stderr)
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    library, model = Library(), _found(options.model)
+    path = Path(model.path) if model is not None else Path(options.model).expanduser().resolve()
+    if path not in library.folders() and str(path) not in library.recent():
+        if path.parent in library.folders():
+            raise DynoError(f"{path.name} is listed because the folder {path.parent} was added.",
+                            "`models forget` with that folder takes all of it off the list.")
+        raise DynoError(f"{options.model} is neither an added folder nor a model that was opened before.",
+                        "`models remove` deletes a model of the app or of the Hugging Face cache.")
+    library.forget(path)
+    write(_json({"forgotten": str(path)}) if options.json else f"{path}\n")
     return 0
 
 
@@ -162,7 +206,7 @@ class _Progress:
             return
         self._told_s, self._note = now_s, step.note
         left_s = self._pace.left_s(self.total - step.done)
-        words = f"{_size(step.done)} of {_size(self.total)}, {_size(self._pace.speed())}/s"
+        words = f"{size(step.done)} of {size(self.total)}, {size(self._pace.speed())}/s"
         words += f", {left_s:.0f} s left" if left_s >= 0 else ""
         words = step.note or (f"checking {step.file}" if step.checking else f"{words}  {step.file}")
         self._shown = self._live
@@ -191,12 +235,17 @@ def _found(name: str) -> ModelOnDisk | None:
     path = Path(name).expanduser()
     if path.exists():
         known = next((m for m in models if Path(m.path).resolve() == path.resolve()), None)
-        return known or catalogue.describe(path.resolve())
+        return known or catalogue.describe(path.resolve(), UNLISTED)
     found = [m for m in models if m.name.casefold() == name.casefold()]
     if len(found) > 1:
         raise WrongArgument(f"Several models are called {name!r}: {', '.join(m.path for m in found)}.",
                             "Give the folder.")
     return found[0] if found else None
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a place on the disk: the hub's are "owner/name"."""
+    return name.startswith(("/", "~", ".")) or name.count("/") > 1 or Path(name).is_absolute() or name.endswith("/")
 
 
 def _fits(model: ModelOnDisk) -> list[dict[str, Any]]:
@@ -213,44 +262,6 @@ def _remote_facts(model: RemoteModel) -> dict[str, Any]:
     choices = [{"choice": c.key, "bytes": c.nbytes, "files": [f.to_json() for f in c.files]} for c in model.choices]
     return {"repo": model.repo, "revision": model.revision, "licence": model.licence, "gated": model.gated,
             "parameters": model.parameters, "choices": choices, "problem": model.problem}
-
-
-def _remote_text(model: RemoteModel) -> str:
-    lines = [f"{'repository':14} {model.repo}", f"{'revision':14} {model.revision}",
-             f"{'licence':14} {model.licence or 'not said'}", f"{'gated':14} {'yes' if model.gated else 'no'}"]
-    lines += [f"{'choice':14} {_choice_text(choice)}" for choice in model.choices]
-    return "\n".join([*lines, *([model.problem] if model.problem else [])]) + "\n"
-
-
-def _choice_text(choice: FileChoice) -> str:
-    return f"{choice.key}: {len(choice.files)} files, {_size(choice.nbytes)}"
-
-
-def _line(model: ModelOnDisk) -> str:
-    what = f"{model.architecture} {model.parameters / 1e6:,.1f} M, {model.context:,} tokens, {_size(model.nbytes)}"
-    tail = f"  NOT READY: {model.problem}" if model.problem else ""
-    return f"{model.name:44} {what}, {model.licence or 'no licence named'}, {model.place}{tail}"
-
-
-def _fit_line(fit: dict[str, Any]) -> str:
-    if fit["reason"]:
-        return f"{fit['recipe']:6} {fit['verdict']}: {fit['reason']}"
-    return (f"{fit['recipe']:6} {fit['verdict']}: {_size(fit['needed'])} at the most with {fit['context']:,} tokens, "
-            f"{_size(fit['free'])} free")
-
-
-def _hit_line(hit: SearchHit) -> str:
-    size = f"about {_size(hit.nbytes)}" if hit.nbytes else "size not said"
-    parts = [f"{hit.parameters / 1e6:,.0f} M" if hit.parameters else "", size, hit.licence,
-             "gated" if hit.gated else "", hit.note]
-    return f"{hit.repo:44} {', '.join(part for part in parts if part)}"
-
-
-def _size(nbytes: float) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.2f} {unit}" if nbytes < 10 * factor else f"{nbytes / factor:.0f} {unit}"
-    return f"{nbytes:.0f} B"
 
 
 def _json(value: Any) -> str:

@@ -21,7 +21,7 @@ from engine.fit import stored_type
 from engine.hub.download import PART, source
 from engine.hub.library import Library, cache_folder, models_folder
 from engine.hub.records import ADDED, APP, BUNDLED, CACHE, RECENT, ModelOnDisk
-from engine.models.config import ModelConfig
+from engine.models.config import ModelConfig, no_config
 from engine.models.families import family_of
 from engine.models.gguf_header import read_gguf
 from engine.models.gguf_names import config_of
@@ -124,13 +124,19 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _models_of(path: Path) -> Iterator[Path]:
-    """A folder that has a configuration, and every GGUF file in it (or the file itself)."""
+    """A folder that has a configuration or weights, and every GGUF file in it (or the file itself)."""
     if path.suffix == ".gguf":
         yield path
     elif path.is_dir():
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or any(_is_weights(p.name) for p in _children(path)):
             yield path
         yield from (p for p in _children(path) if p.suffix == ".gguf" and p.is_file())
+
+
+def _is_weights(name: str) -> bool:
+    """Whether a folder of a file of this name means to be a model; adapters are none."""
+    return (name.endswith(".safetensors") and not name.startswith("adapter_")) or (
+        name.startswith("pytorch_model") and name.endswith(".bin"))
 
 
 def _signature(path: Path) -> _Signature:
@@ -175,6 +181,9 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
     basic = ModelOnDisk(str(path), path.name, place, repo=origin.repo if origin else "",
                         revision=origin.revision if origin else "", nbytes=_bytes(path),
                         licence=(origin.licence if origin else "") or _licence(path))
+    if not (path / "config.json").is_file():
+        ours = any(_is_weights(file.name) for file in path.iterdir())
+        return replace(basic, problem="config.json is missing." if ours else no_config(path).summary)
     try:
         raw = _json(path / "config.json")
     except (OSError, ValueError, RecursionError) as error:

@@ -22,6 +22,13 @@ class CatalogueRead:
 
 
 @dataclass(frozen=True)
+class FolderAdded:
+    """A folder's models are listed from the next CatalogueRead on."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
 class FitsKnown:
     """How a model fits under each recipe."""
 
@@ -88,8 +95,8 @@ class Trouble:
     details: str = ""
 
 
-ModelsEvent = (CatalogueRead | FitsKnown | SearchDone | RepositoryRead | DownloadChanged | DownloadGone | ModelRemoved
-               | TokenKept | Trouble)
+ModelsEvent = (CatalogueRead | FolderAdded | FitsKnown | SearchDone | RepositoryRead | DownloadChanged | DownloadGone
+               | ModelRemoved | TokenKept | Trouble)
 
 
 class Mailbox:

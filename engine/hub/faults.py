@@ -6,12 +6,17 @@ The hub answers 401 for what is not there as well as for what is not open to eve
 from __future__ import annotations
 
 import errno
+import re
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from engine.errors import DynoError, reason
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+_NUMBER = re.compile(r"\[Errno -?\d+\] ?")
+_LONGEST_WHY = 120  # characters
 
 
 class HubError(DynoError):
@@ -36,10 +41,29 @@ def offline() -> HubError:
 
 def unreachable(endpoint: str, error: Exception, kept: bool = False) -> HubError:
     """No connection, or one that broke off. kept: what has come of a file stays."""
-    why = str(error).strip().rstrip(".") or type(error).__name__
     rest = "then resume: what has arrived is kept." if kept else "then try again."
-    return HubError(f"{host(endpoint)} cannot be reached ({why[:120]}).",
+    return HubError(f"{host(endpoint)} cannot be reached: {_why(error)}.",
                     f"Check the network, a proxy or HF_ENDPOINT, {rest}", retry_s=0.0)
+
+
+def _why(error: Exception) -> str:
+    """In plain words; HTTP libraries wrap the system's error in several of their own."""
+    inner: BaseException | None = error
+    seen: list[BaseException] = []
+    while inner is not None and inner not in seen:
+        seen.append(inner)
+        inner = inner.__cause__ or inner.__context__
+    for each in seen:
+        if isinstance(each, socket.gaierror):
+            return "its address cannot be found, so this computer seems to be offline"
+        if isinstance(each, ConnectionRefusedError):
+            return "nothing answers there"
+        if isinstance(each, OSError) and each.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return "there is no way to it from this network"
+        if isinstance(each, TimeoutError) or "Timeout" in type(each).__name__:
+            return "it did not answer in time"
+    plain = " ".join(_NUMBER.sub("", str(error)).split()).rstrip(".")
+    return plain[:_LONGEST_WHY] or type(error).__name__
 
 
 def not_the_hub(endpoint: str) -> HubError:

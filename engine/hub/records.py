@@ -13,6 +13,8 @@ from engine.errors import DynoError
 BUNDLED, APP, CACHE, ADDED, RECENT = "bundled", "app", "cache", "added", "recent"
 """Places of a model: shipped, in the app's folder, in the Hugging Face cache, in a folder the user added, or opened
 once from anywhere."""
+UNLISTED = ""
+"""The place of one that was named by its path and stands in no list."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from engine.hub.events import (
     DownloadChanged,
     DownloadGone,
     FitsKnown,
+    FolderAdded,
     Mailbox,
     ModelRemoved,
     ModelsEvent,
@@ -80,8 +81,12 @@ class ModelsService:
         self._disk.put(lambda: self.mailbox.put(FitsKnown(path, recipe_fits(Path(path)))))
 
     def add_folder(self, folder: str) -> None:
-        """List a folder's models from now on."""
-        self._disk.put(lambda: self._library.add_folder(Path(folder)))
+        """List a folder's models from now on: FolderAdded."""
+        def act() -> None:
+            self._library.add_folder(Path(folder))
+            self.mailbox.put(FolderAdded(folder))
+
+        self._disk.put(act)
         self.scan()
 
     def opened(self, path: str, look: bool = True) -> None:

@@ -6,6 +6,7 @@ family spells them in config.json and names its weights: engine/models/families.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from engine.models.weight_files import bounded_text
 from engine.words import counted
 
 _LONGEST_JSON = 16 << 20  # bytes
+_NAMED = 5  # files that a sentence names
 _MAX_DIMENSION = 1 << 24
 _MAX_LAYERS = 1 << 12
 
@@ -200,14 +202,26 @@ def read_hf(folder: Path) -> dict[str, Any]:
         raise DynoError(f"There is no folder {folder}.", "Choose a Hugging Face model folder.")
     path = folder / "config.json"
     if not path.is_file():
-        raise DynoError(f"There is no model in {folder}: config.json is missing.",
-                        "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
+        raise no_config(folder)
     raw = _read_json(path)
     generation = folder / "generation_config.json"
     extra = _read_json(generation) if generation.is_file() else {}
     if extra.get("eos_token_id") is not None:
         raw["eos_token_id"] = extra["eos_token_id"]
     return raw
+
+
+def no_config(folder: Path) -> DynoError:
+    """What to say of a folder without config.json; the GGUF files in it are models by themselves."""
+    files: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that may not be looked into
+        files = sorted(p.name for p in folder.iterdir() if p.suffix.lower() == ".gguf" and p.is_file())
+    if files:
+        more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+        return DynoError(f"{folder} is no model folder, but holds {', '.join(files[:_NAMED])}{more}.",
+                         "Open one of these files by itself." if len(files) > 1 else "Open that file itself.")
+    return DynoError(f"There is no model in {folder}: config.json is missing.",
+                     "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str) -> int:

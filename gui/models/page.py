@@ -13,6 +13,7 @@ from engine.hub.events import (
     DownloadChanged,
     DownloadGone,
     FitsKnown,
+    FolderAdded,
     ModelRemoved,
     ModelsEvent,
     RepositoryRead,
@@ -30,6 +31,7 @@ from gui.models.bridge import ModelsBridge
 from gui.models.downloads_view import DownloadsView
 from gui.models.hub_view import HubView
 from gui.models.local_view import LocalView
+from gui.models.words import added_text
 from gui.theme import theme
 from gui.widgets.labels import ElidedLabel, engine_text, set_icon
 from gui.widgets.notice import Notice
@@ -53,6 +55,7 @@ class ModelsPage(QWidget):
         self._torch = False  # fits load it, and the engine comes first
         self._asked: set[str] = set()
         self._seen = False
+        self._added = ""  # a folder whose models the next look at the disk finds
         self.status = ElidedLabel(self.tr("Looking at the disk…"))
         self.status.setAccessibleName(self.tr("Models and disk space"))
         self.add = QPushButton(self.tr("Add folder…"))
@@ -77,6 +80,7 @@ class ModelsPage(QWidget):
         column.addWidget(self.notice)
         column.addWidget(self.tabs, 1)
         column.addWidget(self.downloads)
+        self._lead_focus()
         self._connect()
         self._restyle()
 
@@ -167,6 +171,8 @@ class ModelsPage(QWidget):
     def _receive(self, event: ModelsEvent) -> None:
         if isinstance(event, CatalogueRead):
             self._show_catalogue(event)
+        elif isinstance(event, FolderAdded):
+            self._added = event.folder
         elif isinstance(event, FitsKnown):
             self.local.show_fits(event.path, event.fits)
         elif isinstance(event, SearchDone):
@@ -191,9 +197,20 @@ class ModelsPage(QWidget):
         self.hub.card.show_free(event.free)
         ready = sum(model.ready for model in event.models)
         total = sum(model.nbytes for model in event.models)
-        self.status.setText(self.tr("{ready} models ready, {size} in all; {free} free on the disk").format(
-            ready=ready, size=size_text(total), free=size_text(event.free)))
+        text = self.tr("1 model ready, {size} in all; {free} free on the disk") if ready == 1 else self.tr(
+            "{ready} models ready, {size} in all; {free} free on the disk")
+        self.status.setText(text.format(ready=ready, size=size_text(total), free=size_text(event.free)))
+        if self._added:
+            folder, self._added = Path(self._added).resolve(), ""
+            self._show_added([m for m in event.models if Path(m.path).resolve().is_relative_to(folder)])
         self._judge()
+
+    def _show_added(self, models: list[ModelOnDisk]) -> None:
+        """What a folder that was just added brought: in the list, whichever tab it was added from."""
+        self.tabs.setCurrentWidget(self.local)
+        if models:
+            self.local.list.choose(max(models, key=lambda model: model.ready).path)
+        self.notice.show_message(added_text(models))
 
     def _judge(self) -> None:
         """Ask for the fits that are not known yet."""
@@ -249,10 +266,15 @@ class ModelsPage(QWidget):
         self.models.watch(lively=False)
 
     def _tab_changed(self, _place: int) -> None:
+        self._lead_focus()
         if self.tabs.currentWidget() is self.hub:
             self.hub.search.setFocus()
             if self.hub.card.model is None:
                 self.hub.look()
+
+    def _lead_focus(self) -> None:
+        """Where the keyboard goes when the page is given it."""
+        self.setFocusProxy(self.hub.search if self.tabs.currentWidget() is self.hub else self.local.list)
 
     def _close(self) -> None:
         self.models.stop()

@@ -59,6 +59,21 @@ def facts_text(model: ModelOnDisk) -> str:
     return DOT.join(part for part in parts if part)
 
 
+def added_text(models: Sequence[ModelOnDisk]) -> str:
+    """"3 models found, 4 cannot be opened", of a folder that was added."""
+    broken = sum(not model.ready for model in models)
+    if not models:
+        return tr("No model was found in this folder or in the folders directly in it.")
+    ready = len(models) - broken
+    found = tr("1 model found") if ready == 1 else tr("{count} models found").format(count=ready)
+    if not ready:
+        found = tr("No model found that can be opened")
+    if not broken:
+        return tr("{found}.").format(found=found)
+    rest = tr("1 cannot be opened") if broken == 1 else tr("{count} cannot be opened").format(count=broken)
+    return tr("{found}, {rest}.").format(found=found, rest=rest)
+
+
 def hit_text(hit: SearchHit) -> str:
     """"135 M · about 269 MB · apache-2.0 · gated"."""
     parts = [count_text(hit.parameters) if hit.parameters else "",

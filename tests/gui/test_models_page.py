@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
-from PySide6.QtGui import QDropEvent
+from PySide6.QtGui import QAction, QDropEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
@@ -182,7 +182,11 @@ def test_a_dropped_folder_of_models_is_listed_and_what_is_bundled_stays(
     data.setUrls([QUrl.fromLocalFile(str(shelf))])
     page.dropEvent(QDropEvent(QPointF(1, 1), Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton,
                               Qt.KeyboardModifier.NoModifier))
+    page.tabs.setCurrentWidget(page.hub)
     until(qapp, lambda: str(shelf / "half") in page.local.models, "the list")
+    assert page.tabs.currentWidget() is page.local and page.notice.isVisible()
+    assert page.notice.text().startswith("1 model found, 1 cannot be opened.")
+    assert page.local.chosen() == page.local.models[str(shelf / "one")]
     page.local.list.choose(str(shelf / "half"))
     assert not page.local.open.isEnabled() and page.local.remove.text() == "Take off the list"
     row = next(row for row in page.local.list.rows() if row.key == str(shelf / "half"))
@@ -190,6 +194,22 @@ def test_a_dropped_folder_of_models_is_listed_and_what_is_bundled_stays(
     bundled = next(m for m in page.local.models.values() if m.place == "bundled")
     page.local.list.choose(bundled.path)
     assert not page.local.remove.isVisible()
+
+
+def test_the_shortcut_brings_the_keyboard_to_the_list(
+        qapp: QApplication, application: Application, page: ModelsPage) -> None:
+    window = application.window
+    number = list(window.pages).index("models")
+    go = next(action for action in window.findChildren(QAction) if action.shortcut().toString() == f"Ctrl+{number + 1}")
+    window.show_page(0)
+    window._nav[0][0].setFocus()
+    go.trigger()
+    assert page.isVisible() and page.focusProxy() is page.local.list
+    assert window.focusWidget() is page.local.list
+    page.tabs.setCurrentWidget(page.hub)
+    window._nav[0][0].setFocus()
+    go.trigger()
+    assert window.focusWidget() is page.hub.search
 
 
 def test_verdicts_and_downloads_in_words() -> None:

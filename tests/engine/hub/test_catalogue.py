@@ -16,6 +16,7 @@ from engine.hub.library import Library
 from engine.hub.records import ModelOnDisk
 from engine.hub.removal import remove, settle_all
 from engine.models.devices import pick_device, with_free_bytes
+from engine.paths import bundled_model
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -137,7 +138,7 @@ def test_added_folders_and_recent_models_are_listed_the_last_one_first(
     library.forget(shelf)
     assert "added one" not in scanned(data, models)
     (data / "models.json").write_text("{damaged")
-    assert list(scanned(data, models)) == ["bundled dyno-small-1"]
+    assert list(scanned(data, models)) == [f"bundled {bundled_model().name}"]
     with pytest.raises(DynoError, match="There is no folder"):
         library.add_folder(tmp_path / "nowhere")
 
@@ -220,7 +221,7 @@ def test_links_are_never_followed_out_of_the_models_folder(
     with pytest.raises(DynoError, match="does not lie in the app's models folder"):
         remove(ModelOnDisk(str(elsewhere), "elsewhere", "app"), models, Library(data))
     with pytest.raises(DynoError, match="part of the app"):
-        remove(scanned(data, models)["bundled dyno-small-1"], models, Library(data))
+        remove(scanned(data, models)[f"bundled {bundled_model().name}"], models, Library(data))
     (models / ".removed").symlink_to(elsewhere)
     settle_all(models)
     assert (elsewhere / "config.json").is_file()

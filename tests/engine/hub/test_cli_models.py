@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli import run
+from engine.paths import bundled_model
 from tests.conftest import ROOT
 from tests.engine.hub.hub_server import Fault, HubServer
 
@@ -40,7 +41,7 @@ def test_a_model_is_downloaded_listed_looked_at_and_removed(
     assert made["path"] == str(tmp_path / "models" / "someone--tiny-llama") and made["repo"] == REPO
     assert run(["models", "list", "--json"]) == 0
     names = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
-    assert set(names) == {REPO, "dyno-small-1"} and names[REPO]["ready"]
+    assert set(names) == {REPO, bundled_model().name} and names[REPO]["ready"]
     assert run(["models", "info", REPO, "--json"]) == 0
     assert {fit["verdict"] for fit in json.loads(capsys.readouterr().out)["fit"]} == {"fits"}
     assert run(["models", "remove", REPO]) == 2  # nobody can be asked
@@ -69,8 +70,55 @@ def test_the_text_output_is_a_line_a_model(
     assert "SmolLM2-135M-Instruct" in capsys.readouterr().out
     assert run(["models", "info", REPO]) == 0
     assert "safetensors: 4 files" in capsys.readouterr().out
-    assert run(["models", "remove", "dyno-small-1", "--yes"]) == 1
+    assert run(["models", "remove", bundled_model().name, "--yes"]) == 1
     assert "part of the app" in capsys.readouterr().err
+
+
+def test_broken_models_are_counted_and_listed_without_invented_numbers(
+        llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = shutil.copytree(llama_folder, tmp_path / "models" / "lost")
+    (lost / "config.json").unlink()
+    assert run(["models", "list"]) == 0
+    output = capsys.readouterr()
+    assert "lost" not in output.out and output.err == "1 more cannot be opened: --all shows why.\n"
+    assert run(["models", "list", "--all"]) == 0
+    output = capsys.readouterr()
+    row = next(row for row in output.out.splitlines() if row.startswith("lost "))
+    assert ", app  NOT READY: config.json is missing." in row and " - -, -, " in row and output.err == ""
+
+
+def test_info_is_for_people_and_knows_a_path_from_a_repository(
+        llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "info", str(llama_folder)]) == 0
+    text = capsys.readouterr().out
+    assert "place          not on the list\n" in text and "state          ready\n" in text
+    assert "nbytes" not in text and "used_s" not in text
+    assert run(["models", "info", str(llama_folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["used_s"] == 0
+    assert run(["models", "info", str(tmp_path / "nope")]) == 1
+    assert capsys.readouterr().err.startswith("There is no such folder or file: ")
+    shelf = tmp_path / "quantized"
+    shelf.mkdir()
+    (shelf / "m-Q4_0.gguf").write_bytes(b"GGUF")
+    for command in (["models", "info", str(shelf)], ["generate", "--model", str(shelf), "--prompt", "a"]):
+        assert run(command) == 1
+        assert "holds m-Q4_0.gguf. Open that file itself." in capsys.readouterr().err
+
+
+def test_a_folder_from_elsewhere_is_added_and_forgotten(
+        llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = shutil.copytree(llama_folder, tmp_path / "shelf" / "one")
+    assert run(["models", "add", str(one.parent)]) == 0
+    assert capsys.readouterr().out.startswith("one ")
+    assert run(["models", "remove", "one", "--yes"]) == 1
+    assert "`models forget` takes it off the list" in capsys.readouterr().err
+    assert run(["models", "forget", "one"]) == 1
+    assert f"the folder {one.parent} was added" in capsys.readouterr().err
+    assert run(["models", "forget", str(one.parent)]) == 0
+    assert run(["models", "forget", str(one.parent)]) == 1
+    capsys.readouterr()
+    assert run(["models", "list"]) == 0
+    assert "one " not in capsys.readouterr().out and (one / "model.safetensors").is_file()
 
 
 def test_a_failure_is_one_sentence_and_status_1(

@@ -9,6 +9,7 @@ import pytest
 from engine.errors import DynoError
 from engine.hub.client import Hub
 from engine.hub.curated import CURATED, shortlist
+from engine.hub.faults import unreachable
 from engine.hub.token import Tokens
 from tests.engine.hub.conftest import QUICK, MemoryKeyring
 from tests.engine.hub.hub_server import COMMIT, TOKEN, Fault, HubServer
@@ -50,6 +51,20 @@ def test_each_gguf_file_is_a_choice_of_its_own(server: HubServer, hub: Hub) -> N
     assert [file.name for file in found.choice("m-Q8_0.gguf").files] == ["README.md", "m-Q8_0.gguf"]
     with pytest.raises(DynoError, match="has no file nothing"):
         found.choice("nothing")
+
+
+def test_no_way_to_the_hub_is_said_in_plain_words() -> None:
+    import socket
+
+    wrapped = OSError("[Errno -2] Name or service not known")
+    wrapped.__cause__ = socket.gaierror(-2, "Name or service not known")
+    assert "its address cannot be found" in unreachable("https://hub.example", wrapped).summary
+    with socket.socket() as taken:  # bound and not listening: a connection is refused
+        taken.bind(("127.0.0.1", 0))
+        hub = Hub(f"http://127.0.0.1:{taken.getsockname()[1]}", patience=QUICK)
+        with pytest.raises(DynoError, match="nothing answers there"):
+            hub.search("alpha")
+    assert "[Errno" not in unreachable("https://hub.example", OSError("[Errno 5] a strange one")).summary
 
 
 def test_a_repository_of_pickles_offers_nothing_and_says_why(server: HubServer, hub: Hub) -> None:
