@@ -67,7 +67,8 @@ def added_text(models: Sequence[ModelOnDisk]) -> str:
     ready = len(models) - broken
     found = tr("1 model found") if ready == 1 else tr("{count} models found").format(count=ready)
     if not ready:
-        found = tr("No model found that can be opened")
+        return tr("1 model found; it cannot be opened.") if broken == 1 else tr(
+            "{count} models found; none can be opened.").format(count=broken)
     if not broken:
         return tr("{found}.").format(found=found)
     rest = tr("1 cannot be opened") if broken == 1 else tr("{count} cannot be opened").format(count=broken)

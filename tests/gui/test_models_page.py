@@ -17,7 +17,7 @@ from engine.hub.records import RUNNING, DownloadPlan, DownloadView, ModelOnDisk
 from gui.app import Application
 from gui.context import find_pages
 from gui.models.page import ModelsPage
-from gui.models.words import download_text, model_verdict
+from gui.models.words import added_text, download_text, model_verdict
 from tests.engine.hub.conftest import QUICK
 from tests.engine.hub.hub_server import TOKEN, Fault, HubServer, hub_server
 from tests.gui.conftest import end_application, start_application, until
@@ -220,6 +220,10 @@ def test_verdicts_and_downloads_in_words() -> None:
     assert model_verdict(model, fits[:2]).text == "tight as bf16"
     assert model_verdict(model, fits[:1]).text == "does not fit"
     assert model_verdict(model, None).text == ""
+    broken = ModelOnDisk("/b", "b", "added", problem="config.json is missing.")
+    assert added_text([model, model, broken]) == "2 models found, 1 cannot be opened."
+    assert added_text([model]) == "1 model found."
+    assert added_text([broken, broken]) == "2 models found; none can be opened."
     plan = DownloadPlan("a/b", "c", "a--b", ())
     view = DownloadView(plan, RUNNING, 5_000_000, 2_000_000.0, 75.0)
     assert download_text(view).replace("\u00a0", " ") == "5.00 MB of 0 B  ·  2.00 MB/s  ·  1 min left"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,10 @@ def test_interrupted_it_pauses_and_the_same_command_goes_on(repository: HubServe
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert hold.held.wait(60)
+        end_s = time.monotonic() + 60  # what was sent has to have arrived, too
+        while not any(part.stat().st_size for part in tmp_path.glob("models/*.part/model.safetensors*")):
+            assert time.monotonic() < end_s and child.poll() is None
+            time.sleep(0.01)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     finally:
