@@ -128,6 +128,12 @@ class Budget(QObject):
         self._pause.stop()
         self._send()
 
+    def too_long(self) -> str:
+        """Why what stands there cannot be sent; empty where it can, or where that is not known yet."""
+        if self._pause.isActive() or self._counted is None or self._counted.fits:
+            return ""
+        return self._meter.text()
+
     def stop(self) -> None:
         """Ask no more: the window is about to close."""
         self._pause.stop()

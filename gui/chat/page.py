@@ -214,7 +214,10 @@ class ChatPage(QWidget):
     # ----------------------------------------------------------------------------------------------------- sending
 
     def _send_composed(self, text: str) -> None:
-        """Send what stands in the composer; it stays there where it cannot be stored."""
+        """Send what stands in the composer; it stays there where it cannot be stored, or read by the model."""
+        if too_long := self._budget.too_long():
+            self.notice.show_problem(too_long, self.tr("Shorten it, or open a model with more context."))
+            return
         file = self.composer.attachment
         meta = self.composer.way.to_meta()
         if file.text:

@@ -235,6 +235,10 @@ def test_the_meter_shows_what_the_next_reply_would_take_and_grows_with_it(
         chat.composer.field.setPlainText("boats " * 300)
         until(qapp, lambda: "does not fit" in chat.composer.meter.text(), "the warning")
         assert chat.composer.meter._label.text().endswith("too long"), "colour is not the only sign"
+        written, stored = chat.composer.text, len(chat._store.messages(chat._conversation.id))
+        chat._send_composed(written)
+        assert "does not fit" in chat.notice.text() and chat.composer.text == written
+        assert len(chat._store.messages(chat._conversation.id)) == stored, "what cannot be read stays in the composer"
         chat.composer.scenarios.choose("summarise", {})
         until(qapp, lambda: not chat.composer.meter.isVisible(), "no meter for texts of any length")
     finally:
