@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,13 +132,17 @@ class History:
     # ------------------------------------------------------------------------------------------------------- reading
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first."""
+        """All runs, the newest first; those whose plan this version cannot read are left out, and stay in the file."""
         with self._guard():
             rows = self._db.execute(
                 "SELECT id, started_s, ended_s, state, title, model, model_fingerprint, plan,"
                 " (SELECT COUNT(*) FROM result WHERE run_id = run.id) FROM run ORDER BY id DESC").fetchall()
-        return [Run(i, begun_s, ended_s, state, title, model, fingerprint, BenchPlan.from_json(json.loads(plan)), count)
-                for i, begun_s, ended_s, state, title, model, fingerprint, plan, count in rows]
+        found = []
+        for i, begun_s, ended_s, state, title, model, fingerprint, plan, count in rows:
+            with suppress(DynoError, ValueError, KeyError, TypeError):  # of a version that knew other techniques
+                found.append(Run(i, begun_s, ended_s, state, title, model, fingerprint,
+                                 BenchPlan.from_json(json.loads(plan)), count))
+        return found
 
     def run(self, run_id: int) -> Run:
         """One run. Raises DynoError where there is none of this number."""

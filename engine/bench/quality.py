@@ -277,6 +277,9 @@ class _Sums:
     def score(self, scored_bytes: int, chunks: int, run_tokens: int, base: _Sums) -> Score:
         """The sums as a result."""
         mean = self._nll / self._count
+        if not math.isfinite(mean):
+            raise DynoError("The model gave no numbers for the text, so it has no perplexity.",
+                            "Choose bf16 or fp32 in place of fp16, or fewer techniques.")
         spread = max(0.0, self._squares / self._count - mean * mean)
         value = math.exp(min(self._weighted / self._weights, 700.0))
         divergence = None

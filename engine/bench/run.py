@@ -236,6 +236,7 @@ class _Run:
                 watch.note()
                 count = len(samples[lane])
                 yield Measured(lane, test.name, sample.tokens_per_s, count, True)
+                self._tick()  # a stop is looked at after every event: the job is asked for one more, and no further
                 yield self._doing(f"{self.plan.recipes[lane].label}: {test.name}, run {count}",
                                   min(1.0, count / self.plan.repetitions))
                 self._tick()
@@ -274,6 +275,7 @@ class _Run:
         while len(done) < MOST_WARM_UPS and not is_steady(done):
             done.append(run.once())
             yield Measured(lane, test.name, done[-1].tokens_per_s, len(done), False)
+            self._tick()
             yield self._doing(f"{self.plan.recipes[lane].label}: {test.name}, warming up")
             self._tick()
         return done

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from engine.bench.results import figures
 from engine.measurements import BenchPlan, BenchRow
 from engine.messages import BenchSample
 from gui.benchmark.table import CopyTable
@@ -71,7 +72,7 @@ class ResultsView(QWidget):
             precise_text(row.ttft_s) if row.ttft_s else "", precise_text(row.itl_p50_s) if row.itl_p50_s else "",
             precise_text(row.itl_p95_s) if row.itl_p95_s else "",
             size_text(row.weight_bytes) if row.weight_bytes else "", size_text(row.kv_bytes) if row.kv_bytes else "",
-            f"{max(0.0, row.kl_mean):.4f}" if row.kl_mean is not None else "",
+            figures(max(0.0, row.kl_mean)) if row.kl_mean is not None else "",
             percent_text(row.same_top) if row.same_top is not None else "",
             duration_text(row.build_s) if row.build_s else "", "; ".join(remarks)])
 

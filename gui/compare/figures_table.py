@@ -8,6 +8,7 @@ from PySide6.QtCore import QSize
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from engine.bench.compared import METRICS, Figure, LaneFigures, interval, letter
+from engine.bench.results import figures
 from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text
 from gui.widgets.numbers import rate
@@ -62,9 +63,9 @@ class FiguresTable(CopyTable):
             return precise_text(figure.value)
         if metric == "speed":
             return rate(figure.value)
-        return f"{figure.value:.3f}" if metric == "perplexity" else f"{figure.value:.4f}"
+        return f"{figure.value:.3f}" if metric == "perplexity" else figures(figure.value)
 
     def _ratio(self, figure: Figure) -> str:
         if figure.low is not None and figure.high is not None:
-            return self.tr("({low} to {high})").format(low=f"{figure.low:.4f}", high=f"{figure.high:.4f}")
+            return self.tr("({low} to {high})").format(low=figures(figure.low), high=figures(figure.high))
         return f"{figure.ratio.value:.3f}×{interval(figure.ratio)}" if figure.ratio is not None else ""

@@ -246,6 +246,21 @@ def test_a_job_stopped_in_a_warm_up_or_while_scoring_ends_at_once(engine: Engine
         assert len(end.result.rows) == (0 if stage == "warming up" else 2)
 
 
+def test_a_job_stopped_after_a_run_keeps_its_finished_rows(engine: Engine, llama_folder: Path, text: str) -> None:
+    engine.load(llama_folder)
+    job, finished = RunBenchmark(engine.next_id(), plan(text, "fp32", "bf16")), []
+
+    def at(event: Event) -> None:
+        finished.extend([event] if isinstance(event, BenchRowDone) else [])
+        if finished and isinstance(event, BenchSample) and event.counted:
+            engine.submit(Cancel(job.job_id))
+
+    engine.outbox.react = at
+    end = engine.run(job)
+    assert isinstance(end, Cancelled) and isinstance(end.result, BenchResult)
+    assert len(end.result.rows) == len(finished) >= 1
+
+
 def test_a_crashed_run_is_found_and_goes_on(engine: Engine, llama_folder: Path, text: str, tmp_path: Path) -> None:
     engine.load(llama_folder)
     wanted, path = plan(text, "fp32"), tmp_path / "history.sqlite"

@@ -81,6 +81,16 @@ def test_runs_are_listed_renamed_and_deleted(tmp_path: Path) -> None:
     history.close()
 
 
+def test_a_run_that_this_version_cannot_read_hides_no_other(tmp_path: Path) -> None:
+    history = History(tmp_path / "h.sqlite")
+    plan = BenchPlan((Recipe(),), (SpeedTest(prompt=8),))
+    first, second = history.begin(plan, "m", "f"), history.begin(plan, "m", "f", "mine")
+    raw = plan.to_json() | {"recipes": [{"techniques": {"of-another-version": {}}}]}
+    history._db.execute("UPDATE run SET plan = ? WHERE id = ?", (json.dumps(raw), first))
+    assert [run.id for run in history.runs()] == [second] and history.run(second).title == "mine"
+    history.close()
+
+
 def test_a_history_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "h.sqlite").write_bytes(b"no database, but long enough to be read as one" * 50)
     with pytest.raises(DynoError, match="cannot be opened"):
