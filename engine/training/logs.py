@@ -21,15 +21,17 @@ _COLUMNS = {TRAIN: tuple(f.name for f in fields(TrainPoint)), EVALUATION: tuple(
 
 
 class Logs:
-    """Both kinds of log of a run. from_step: what stands there about later steps is dropped."""
+    """Both kinds of log of a run. from_step: what stands there about later steps is dropped, and evaluations of this one
+    too unless it is `evaluated`: a run killed between them and its next checkpoint makes them again."""
 
-    def __init__(self, folder: Path, from_step: int) -> None:
+    def __init__(self, folder: Path, from_step: int, evaluated: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, Any] = {}
         for name, columns in _COLUMNS.items():
-            kept = [row for row in read_curve(folder / name) if int(row["step"]) <= from_step] if from_step else []
+            last = from_step if evaluated or name == TRAIN else from_step - 1
+            kept = [row for row in read_curve(folder / name) if int(row["step"]) <= last] if from_step else []
             write_text(folder / name, _csv([columns, *([row.get(c, "") for c in columns] for row in kept)]))
             self._files[name] = open(folder / name, "a", encoding="utf-8", newline="")  # noqa: SIM115 - close()
         self._board = SummaryWriter(str(folder / "tensorboard"),

@@ -121,7 +121,7 @@ class _Run:
             self._load()
             curves = self.curves
         if self.team.leads:
-            self.logs = Logs(self.folder, curves.step)
+            self.logs = Logs(self.folder, curves.step, curves.evaluated == curves.step)
         yield self._started()
         state = "done"
         self._looked_s, self._looked_step = time.perf_counter(), curves.step

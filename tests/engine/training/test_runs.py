@@ -16,6 +16,7 @@ from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
+from engine.training.logs import Logs
 from engine.training.records import EVALUATION, TRAIN, read_curve
 from tests.engine.training.support import curve, plan_for, run_plan
 
@@ -185,3 +186,14 @@ def test_a_model_is_trained_further_and_its_file_is_untouched(tmp_path: Path, mo
     assert losses[-1] < losses[0]
     assert any(isinstance(e, Notice) and "longer than the model's context" in e.text for e in events)
     assert (copy / "model.safetensors").read_bytes() == before
+
+
+def test_an_evaluation_that_no_checkpoint_knows_of_leaves_the_curve_when_the_run_goes_on(tmp_path: Path) -> None:
+    """A kill may come between an evaluation and the next checkpoint; the run then makes it again."""
+    logs = Logs(tmp_path, 0)
+    for step in (0, 40, 80):
+        logs.evaluation(EvalPoint(step, 2.0, 7.4, 32))
+    logs.close()
+    for evaluated, kept in ((True, ["0", "40", "80"]), (False, ["0", "40"])):
+        Logs(tmp_path, 80, evaluated).close()
+        assert [row["step"] for row in read_curve(tmp_path / "evaluation.csv")] == kept
