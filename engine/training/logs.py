@@ -21,8 +21,8 @@ _COLUMNS = {TRAIN: tuple(f.name for f in fields(TrainPoint)), EVALUATION: tuple(
 
 
 class Logs:
-    """Both kinds of log of a run. from_step: what stands there about later steps is dropped, and evaluations of this one
-    too unless it is `evaluated`: a run killed between them and its next checkpoint makes them again."""
+    """Both kinds of log of a run. from_step: what stands there about later steps is dropped, and evaluations of this
+    one too unless it is `evaluated`: a run killed between them and its next checkpoint makes them again."""
 
     def __init__(self, folder: Path, from_step: int, evaluated: bool = True) -> None:
         from torch.utils.tensorboard import SummaryWriter
