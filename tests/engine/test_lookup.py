@@ -153,7 +153,7 @@ def test_a_reply_that_repeats_itself_is_guessed_mostly_right_and_takes_fewer_ste
 
 def test_the_bundled_model_writes_the_same_story_in_fewer_steps() -> None:
     plain, session = open_session(bundled_model()), open_session(bundled_model(), LOOKUP)
-    text = "The fox sat by the river. The fox sat by the river. The fox sat by the"
+    text = "Tim had a red kite. Tim had a red kite. Tim had a red kite. Tim had a red"
     ids = session.tokenizer.encode(text)
     (expected, _), (made, stats) = reply(plain, ids, SHORT), reply(session, ids, SHORT)
     assert made == expected and stats.accepted_tokens > 0
