@@ -32,6 +32,7 @@ from engine.variant import device_for, drafted
 
 FORMATS = ("gguf-f16", "gguf-q8_0", "safetensors")
 _BLOCK = 32  # weights in a block of Q8_0
+_MOST_F16 = 65504.0
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja",
                     "special_tokens_map.json", "generation_config.json")
 ExportSteps = Generator[BuildStep, None, Path]
@@ -43,6 +44,7 @@ def export_model(masters: Masters, tokenizer: Tokenizer, recipe: Recipe, form: s
     where the model or its tokenizer cannot be written so, and where the disk refuses."""
     if form not in FORMATS:
         raise DynoError(f"There is no format {form!r}.", f"Choose one of: {', '.join(FORMATS)}.")
+    _refuse_source(masters, out)
     draft, _ = yield from drafted(masters, recipe, device_for(device, recipe), calibrator)
     tensors = DraftTensors(draft)
     try:
@@ -54,6 +56,14 @@ def export_model(masters: Masters, tokenizer: Tokenizer, recipe: Recipe, form: s
     except OSError as error:
         raise DynoError(f"{out.name} could not be written: {reason(error)}.", "Choose another place.") from error
     return out
+
+
+def _refuse_source(masters: Masters, out: Path) -> None:
+    """Raises DynoError where the export would take the place of what it is made from."""
+    source = masters.path.resolve() if masters.path is not None else None
+    if source is not None and (out.resolve() == source or (
+            source.is_dir() and out.suffix != ".gguf" and out.resolve() in source.iterdir())):
+        raise DynoError(f"{out} holds the model itself, so it was not written over.", "Choose another place.")
 
 
 class DraftTensors(Mapping[str, Tensor]):
@@ -123,9 +133,12 @@ def _write_gguf(config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: T
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for done, (_, _, kind, read) in enumerate(plan):
+        for done, (name, _, kind, read) in enumerate(plan):
             yield "Writing the model", done, len(plan)
             weight = read().detach().to("cpu", torch.float32).contiguous().numpy()
+            if kind == "F16" and abs(weight).max(initial=0.0) > _MOST_F16:
+                raise DynoError(f"A weight of {name} is too large for F16.", "Export the model as gguf-q8_0 or "
+                                "safetensors.")
             if kind == "Q8_0":
                 writer.write_tensor_data(quantize(weight, GGMLQuantizationType.Q8_0))
             else:
@@ -188,8 +201,11 @@ def _metadata(c: ModelConfig, a: str) -> dict[str, Any]:
     for name, token in (("bos", c.bos_id), ("eos", next(iter(c.eos_ids), None))):
         if token is not None:
             found[f"tokenizer.ggml.{name}_token_id"] = token
-    if len(c.eos_ids) > 1:
-        found["tokenizer.ggml.eot_token_id"] = c.eos_ids[1]
+    if len(c.eos_ids) > 3:
+        raise DynoError(f"GGUF can name three tokens that end a text; this model has {len(c.eos_ids)}.",
+                        "Export the model as safetensors.")
+    for name, token in zip(("eot", "eom"), c.eos_ids[1:], strict=False):
+        found[f"tokenizer.ggml.{name}_token_id"] = token
     if a == "gpt2":
         return found | {f"{a}.attention.layer_norm_epsilon": float(c.norm_eps)}
     if c.rope_scaling.kind not in ("default", "linear", "llama3") or c.rotary_dim not in (0, c.head_dim):

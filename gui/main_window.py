@@ -42,6 +42,7 @@ from engine.messages import (
     Tokens,
 )
 from engine.paths import bundled_model
+from engine.units import rate, size
 from gui.context import AppContext, Dock, find_docks, find_pages
 from gui.model_files import Exporter, choose_file, model_at
 from gui.shortcuts import ShortcutsDialog
@@ -51,7 +52,6 @@ from gui.theme import icon, theme
 from gui.widgets.dock_title import DockTitle
 from gui.widgets.labels import ElidedLabel
 from gui.widgets.notice import Notice
-from gui.widgets.numbers import rate, size
 
 _STATUS_INTERVAL_MS = 500
 _SHOW_PROGRESS_AFTER_S = 0.5

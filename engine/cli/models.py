@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.cli.arguments import WrongArgument, whole
 from engine.cli.client import write
-from engine.cli.models_text import fit_line, hit_line, line, model_text, remote_text, size
+from engine.cli.models_text import fit_line, hit_line, line, model_text, remote_text
 from engine.errors import DynoError
 from engine.hub.catalogue import Catalogue
 from engine.hub.client import Hub, endpoint
@@ -26,6 +26,7 @@ from engine.hub.removal import remove
 from engine.hub.token import Tokens
 from engine.hub.transfer import Pace, Stopped, Stopper
 from engine.models.config import no_config
+from engine.units import size
 
 HELP = "list, look at, search, download and remove models"
 _TELL_EVERY_S = 0.2

@@ -17,6 +17,7 @@ from engine.hub.records import (
     RemoteModel,
     SearchHit,
 )
+from engine.units import count, size
 from engine.words import counted
 
 _PLACES = {BUNDLED: "comes with the app", APP: "in the app's folder", CACHE: "in the Hugging Face cache",
@@ -73,20 +74,3 @@ def hit_line(hit: SearchHit) -> str:
     parts = [count(hit.parameters) if hit.parameters else "", about, hit.licence,
              "gated" if hit.gated else "", hit.note]
     return f"{hit.repo:44} {', '.join(part for part in parts if part)}"
-
-
-def size(nbytes: float) -> str:
-    """Bytes in decimal units."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.2f} {unit}" if nbytes < 10 * factor else f"{nbytes / factor:.0f} {unit}"
-    return f"{nbytes:.0f} B"
-
-
-def count(number: float) -> str:
-    """How many weights, as the window writes it: "5.5 M", "1.24 B", "260 k"."""
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            value = number / factor
-            return f"{value:.{2 if value < 10 and unit == 'B' else 1 if value < 100 else 0}f} {unit}"
-    return f"{number:.0f}"

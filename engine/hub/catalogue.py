@@ -25,12 +25,13 @@ from engine.models.config import ModelConfig, no_config
 from engine.models.families import family_of
 from engine.models.gguf_header import read_gguf
 from engine.models.gguf_names import config_of
-from engine.models.known import transformers_has
+from engine.models.known import has_tokenizer, transformers_has
 from engine.models.weight_files import Entry, read_folder
 from engine.paths import bundled_model
 
 _MAX_TEXT = 8 << 20
 _MAX_FOLDERS = 4000
+_LONGEST_CONTEXT = 1 << 31
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".inv_freq")
 _WRITES_TEXT = ("ForCausalLM", "LMHeadModel")
 """How Transformers calls what it runs for us, where our decoder does not know the architecture."""
@@ -78,9 +79,10 @@ class Catalogue:
             if not path.is_symlink():
                 yield from ((APP, p, "", "") for p in _models_of(path))
         yield from self._cached()
+        hidden = self._library.hidden()
         for folder in self._library.folders():
             for path in (folder, *(_children(folder) if folder.is_dir() else ())):
-                yield from ((ADDED, p, "", "") for p in _models_of(path))
+                yield from ((ADDED, p, "", "") for p in _models_of(path) if str(p) not in hidden)
         for name in recent:
             yield RECENT, Path(name), "", ""
 
@@ -109,7 +111,12 @@ class Catalogue:
         known = self._known.get(str(path))
         if known is not None and known[0] == signature:
             return known[1]
-        model = _gguf(path, place) if path.suffix == ".gguf" else _folder(path, place)
+        try:
+            model = _gguf(path, place) if path.suffix == ".gguf" else _folder(path, place)
+        except (OSError, ValueError, ArithmeticError, TypeError, RecursionError, MemoryError) as error:
+            # Anybody can write such a folder, and it must not hide the others.
+            model = ModelOnDisk(str(path), path.name, place,
+                                problem=f"Its files cannot be read: {reason(error)[:100]}.")
         if model is not None:
             self._known[str(path)] = signature, model
         return model
@@ -128,12 +135,12 @@ def _models_of(path: Path) -> Iterator[Path]:
     if path.suffix == ".gguf":
         yield path
     elif path.is_dir():
-        if (path / "config.json").is_file() or any(_is_weights(p.name) for p in _children(path)):
+        if (path / "config.json").is_file() or any(is_weights(p.name) for p in _children(path)):
             yield path
         yield from (p for p in _children(path) if p.suffix == ".gguf" and p.is_file())
 
 
-def _is_weights(name: str) -> bool:
+def is_weights(name: str) -> bool:
     """Whether a folder of a file of this name means to be a model; adapters are none."""
     return (name.endswith(".safetensors") and not name.startswith("adapter_")) or (
         name.startswith("pytorch_model") and name.endswith(".bin"))
@@ -182,7 +189,7 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
                         revision=origin.revision if origin else "", nbytes=_bytes(path),
                         licence=(origin.licence if origin else "") or _licence(path))
     if not (path / "config.json").is_file():
-        ours = any(_is_weights(file.name) for file in path.iterdir())
+        ours = any(is_weights(file.name) for file in path.iterdir())
         return replace(basic, problem="config.json is missing." if ours else no_config(path).summary)
     try:
         raw = _json(path / "config.json")
@@ -192,7 +199,8 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
         return None  # some other program's configuration
     text = raw.get("text_config")
     blocks = (raw, text) if isinstance(text, dict) else (raw,)
-    contexts = [block[key] for block in blocks for key in _CONTEXT_KEYS if isinstance(block.get(key), int)]
+    contexts = [block[key] for block in blocks for key in _CONTEXT_KEYS
+                if isinstance(block.get(key), int) and 0 < block[key] <= _LONGEST_CONTEXT]
     model = replace(basic, architecture=str(raw["model_type"])[:60], context=contexts[0] if contexts else 0,
                     licence=basic.licence or str(raw.get("license") or "")[:60])
     try:
@@ -200,7 +208,7 @@ def _folder(path: Path, place: str) -> ModelOnDisk | None:
         files = {entry.file for entry in entries.values()}
         model = replace(model, parameters=_count(entries), dtype=stored_type(entries),
                         weight_bytes=sum(_bytes(file) for file in files))
-        if not (path / "tokenizer.json").is_file():
+        if not has_tokenizer(path):
             raise DynoError("tokenizer.json is missing.")
         if family_of(raw["model_type"]) is not None or not transformers_has(str(raw["model_type"])):
             ModelConfig.from_folder(path)

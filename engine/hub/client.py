@@ -15,12 +15,11 @@ from urllib.parse import quote
 
 from engine.errors import DynoError
 from engine.hub import faults
-from engine.hub.records import FileChoice, RemoteFile, RemoteModel, SearchHit, checked_name
+from engine.hub.records import DEFAULT_ENDPOINT, FileChoice, RemoteFile, RemoteModel, SearchHit, checked_name
 
 if TYPE_CHECKING:
     import httpx2
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 _BESIDE = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
            "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
            "chat_template.jinja", "chat_template.json", "README.md"}
@@ -98,6 +97,8 @@ class Hub:
         problem = "" if choices else (
             "It has only pickled weights, which can run code when they are opened." if pickles else
             "It has neither safetensors nor GGUF files.")
+        if not _REPO.fullmatch(str(info.id)) or ".." in str(info.id):
+            raise faults.not_the_hub(self.url)
         return RemoteModel(str(info.id), commit, licence, bool(info.gated), int(total or 0), choices, problem)
 
     def file_url(self, repo: str, revision: str, name: str) -> str:

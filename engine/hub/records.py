@@ -13,6 +13,7 @@ from engine.errors import DynoError
 BUNDLED, APP, CACHE, ADDED, RECENT = "bundled", "app", "cache", "added", "recent"
 """Places of a model: shipped, in the app's folder, in the Hugging Face cache, in a folder the user added, or opened
 once from anywhere."""
+DEFAULT_ENDPOINT = "https://huggingface.co"
 UNLISTED = ""
 """The place of one that was named by its path and stands in no list."""
 
@@ -116,6 +117,13 @@ class SearchHit:
     note: str = ""
 
 
+def _size(value: Any) -> int:
+    """Bytes of a file, as a manifest that anybody may have written says. Raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << 60:
+        raise ValueError("a file's size is no number of bytes")
+    return value
+
+
 @dataclass(frozen=True)
 class DownloadPlan:
     """What to fetch, pinned to one commit. folder: its name below the models folder. endpoint: the hub that named the
@@ -143,7 +151,7 @@ class DownloadPlan:
     def from_json(cls, raw: Any) -> DownloadPlan:
         """Raises ValueError where it is none."""
         try:
-            files = tuple(RemoteFile(checked_name(str(f["name"])), int(f["bytes"]), str(f["sha256"]),
+            files = tuple(RemoteFile(checked_name(str(f["name"])), _size(f["bytes"]), str(f["sha256"]),
                                      str(f["git_sha1"])) for f in raw["files"])
             return cls(str(raw["repo"]), str(raw["revision"]), checked_name(str(raw["folder"])), files,
                        str(raw.get("licence", "")), str(raw.get("choice", "safetensors")),

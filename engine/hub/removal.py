@@ -16,6 +16,7 @@ from pathlib import Path
 
 from engine.errors import DynoError
 from engine.hub import faults
+from engine.hub.catalogue import is_weights
 from engine.hub.library import Library, cache_folder
 from engine.hub.records import APP, BUNDLED, CACHE, ModelOnDisk
 
@@ -49,13 +50,13 @@ def remove(model: ModelOnDisk, models: Path, library: Library, cache: Path | Non
     path = Path(model.path)
     if model.place == BUNDLED:
         raise DynoError("The bundled model is part of the app.", "It can be left unused.")
-    library.forget(path)
     if model.place == APP:
-        return _move_aside(_own(path, models), models)
+        removed = _move_aside(_own(path, models), models)
+        library.forget(path)
+        return removed
     if model.place == CACHE:
         _remove_cached(model, cache)
-    else:
-        library.forget(path.parent if path.suffix == ".gguf" else path)
+    library.forget(path)
     return None
 
 
@@ -71,8 +72,8 @@ def _own(path: Path, models: Path) -> Path:
     """The entry directly below the models folder that holds the model. Raises DynoError for anything that is not
     really there."""
     own = path.parent if path.suffix == ".gguf" and path.parent != models else path
-    lonely = own == path or (len([p for p in own.iterdir() if p.suffix == ".gguf"]) == 1 and not (
-        own / "config.json").exists())
+    others = (p for p in own.iterdir() if p != path) if own != path else ()
+    lonely = not any(p.suffix == ".gguf" or p.name == "config.json" or is_weights(p.name) for p in others)
     entry = own if lonely else path  # one of several models in a folder goes alone
     if entry.is_symlink() or own.is_symlink() or own.resolve().parent != models.resolve():
         raise DynoError(f"{path.name} does not lie in the app's models folder itself.",

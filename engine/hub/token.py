@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from engine.hub.records import DEFAULT_ENDPOINT
 
 _SERVICE = "gpt-dyno"
 
@@ -28,10 +31,13 @@ class Tokens:
         self.reason = ""  # why the keyring does not work, "" while it does
 
     def get(self, endpoint: str) -> str:
-        """The token for a hub: the app's own, else the one of the hub's own command line or HF_TOKEN; "" for none."""
+        """The token for a hub: the app's own, else the one of huggingface.co's command line or HF_TOKEN, for that hub
+        alone; "" for none, and for a hub that would hear it in clear text."""
+        if not _is_private(endpoint):
+            return ""
         if endpoint in self._memory:
             return self._memory[endpoint]
-        return self._stored(endpoint) or _borrowed()
+        return self._stored(endpoint) or (_borrowed() if endpoint == DEFAULT_ENDPOINT else "")
 
     def keep(self, endpoint: str, token: str) -> Kept:
         """Keep a token for a hub, or forget it ("")."""
@@ -67,6 +73,12 @@ class Tokens:
             return ""
         self.reason = ""
         return stored or ""
+
+
+def _is_private(endpoint: str) -> bool:
+    """Whether what is sent there stays between the two: encrypted, or never leaving this machine."""
+    parts = urlsplit(endpoint)
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _borrowed() -> str:

@@ -20,7 +20,8 @@ from engine.words import counted
 _LONGEST_JSON = 16 << 20  # bytes
 _NAMED = 5  # files that a sentence names
 _MAX_DIMENSION = 1 << 24
-_MAX_LAYERS = 1 << 12
+MAX_LAYERS = 1 << 12
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class ModelConfig:
         for name in ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim",
                      "intermediate_size", "context"):
             value = getattr(self, name)
-            limit = _MAX_LAYERS if name == "n_layers" else _MAX_DIMENSION
+            limit = MAX_LAYERS if name == "n_layers" else _MAX_DIMENSION
             if not isinstance(value, int) or not 0 < value <= limit:
                 raise DynoError(f"The model's configuration gives {name} = {value!r}, which cannot be right.",
                                 "Check config.json, or download the model again.")
@@ -170,6 +171,10 @@ class ModelConfig:
             raise DynoError(f"The architecture {kind!r} is not one that GPT Dyno's decoder can run.",
                             f"It runs {', '.join(supported())}.")
         try:
+            for key in LAYER_KEYS:  # before a family makes lists that long
+                if int(raw.get(key) or 0) > MAX_LAYERS:
+                    raise DynoError(f"config.json gives {key} = {str(raw[key])[:20]}, which cannot be right.",
+                                    "Check config.json, or download the model again.")
             return family.read(raw, str(kind))
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DynoError(f"config.json lacks a usable value: {error}.",

@@ -14,6 +14,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -26,11 +27,12 @@ from torch import Tensor, nn
 from engine.errors import DynoError, reason
 from engine.models.cache import KVCache
 from engine.models.checkpoint import LinearSlot, Masters, Opening, check_finite
-from engine.models.config import ModelConfig, read_hf
+from engine.models.config import LAYER_KEYS, MAX_LAYERS, ModelConfig, read_hf
 from engine.models.gpt import Decoder
 from engine.models.weight_files import read_folder
 
 _PROBE = 4  # tokens that a model is tried with before it is called open
+_MADE_UP = 1 << 20  # weights that a checkpoint may leave out
 _OTHER = "Choose a model that writes text and keeps keys and values of earlier tokens."
 
 
@@ -173,7 +175,7 @@ def open_foreign(folder: Path) -> Opening:
     raw = read_hf(folder)
     kind = str(raw.get("model_type"))
     yield "Opening the model with Transformers", 0, 0
-    read_folder(folder)  # safetensors and nothing else, their headers checked
+    held = sum(math.prod(entry.shape) for entry in read_folder(folder).values())  # safetensors alone, headers checked
     transformers = _transformers(kind)
     with _quiet(transformers):
         try:
@@ -181,6 +183,7 @@ def open_foreign(folder: Path) -> Opening:
             if getattr(hf, "is_encoder_decoder", False):
                 raise DynoError(f"The architecture {kind!r} translates one text into another; it is no model that "
                                 "continues a text.", _OTHER)
+            _check_size(transformers, hf, held, kind)
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, config=hf, dtype="auto", trust_remote_code=False, local_files_only=True, use_safetensors=True,
                 output_loading_info=True)
@@ -199,6 +202,20 @@ def open_foreign(folder: Path) -> Opening:
     yield from check_finite({name: partial(torch.Tensor.contiguous, p) for name, p in model.named_parameters()}, {})
     config, splits = _tried(model, hf, kind)
     return ForeignMasters(model, config, splits, folder)
+
+
+def _check_size(transformers: Any, hf: Any, held: int, kind: str) -> None:
+    """Raises DynoError where the configuration speaks of far more weights than the files hold: Transformers would make
+    the missing ones up, and with them as much memory as a few digits ask for."""
+    text = hf.get_text_config()
+    layers = max(int(getattr(text, key, 0) or 0) for key in LAYER_KEYS)
+    if layers <= MAX_LAYERS:
+        with torch.device("meta"):
+            wanted = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(hf).parameters())
+        if wanted <= 2 * held + _MADE_UP:  # a tied head stands in the files once
+            return
+    raise DynoError(f"The checkpoint holds {held:,} weights, and its configuration speaks of many more for the "
+                    f"architecture {kind!r}.", "Download the model again.")
 
 
 def foreign_context(folder: Path) -> int:

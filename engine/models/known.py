@@ -12,3 +12,8 @@ def transformers_has(model_type: str) -> bool:
     if found is None or found.origin is None or not name.isidentifier():
         return False
     return (Path(found.origin).parent / "models" / name / f"modeling_{name}.py").is_file()
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's files, of either kind that engine/models/tokenizer.py reads."""
+    return (folder / "tokenizer.json").is_file() or all((folder / n).is_file() for n in ("vocab.json", "merges.txt"))

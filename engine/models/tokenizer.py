@@ -9,20 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from engine.errors import DynoError, reason
 from engine.models.chat import ChatMessage
+from engine.models.chat_template import environment
+from engine.models.weight_files import bounded_text
 
+_LONGEST_TEXT = 16 << 20  # bytes of a settings file
 _OVERLAP = 256  # characters around a window; longer than any token
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
@@ -48,7 +47,7 @@ class Tokenizer:
         settings: dict[str, Any] = {}
         try:
             if (folder / "tokenizer_config.json").is_file():
-                settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+                settings = json.loads(bounded_text(folder / "tokenizer_config.json", _LONGEST_TEXT))
                 if not isinstance(settings, dict):
                     raise ValueError("tokenizer_config.json holds no settings")
             if (folder / "tokenizer.json").is_file():
@@ -62,11 +61,15 @@ class Tokenizer:
             raise
         except Exception as error:  # the tokenizers library raises plain Exception on damaged files
             raise DynoError(f"The tokenizer cannot be read: {reason(error)}.", "Download the model again.") from error
-        template = settings.get("chat_template")
-        if isinstance(template, list):
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
-        if (folder / "chat_template.jinja").is_file():
-            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            template = settings.get("chat_template")
+            if isinstance(template, list):
+                template = next((t["template"] for t in template if t.get("name") == "default"), None)
+            if (folder / "chat_template.jinja").is_file():
+                template = bounded_text(folder / "chat_template.jinja", _LONGEST_TEXT)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise DynoError(f"The chat template cannot be read: {reason(error)}.",
+                            "Download the model again.") from error
         return cls(backend, _special_tokens(folder, settings), template)
 
     def settings_text(self) -> str:
@@ -181,12 +184,12 @@ class Tokenizer:
             raise DynoError("The model has no chat template.", "Choose a chat model, or data of plain text.")
         try:
             if self._template is None:
-                self._template = _environment().from_string(self.chat_template)
+                self._template = environment().from_string(self.chat_template)
             return str(self._template.render(
                 messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=answering,
                 tools=None, documents=None, **self._special))
-        except TemplateError as error:
-            raise DynoError(f"The model's chat template refuses this conversation: {error}.",
+        except Exception as error:  # a template is a program from elsewhere: it may divide by zero or never end
+            raise DynoError(f"The model's chat template refuses this conversation: {str(error)[:200].rstrip('.')}.",
                             "Remove the system prompt, or start a new chat.") from error
 
 
@@ -249,7 +252,7 @@ def _special_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     other: Any = {}
     try:
         if (folder / "special_tokens_map.json").is_file():
-            other = json.loads((folder / "special_tokens_map.json").read_text(encoding="utf-8"))
+            other = json.loads(bounded_text(folder / "special_tokens_map.json", _LONGEST_TEXT))
     except (OSError, ValueError, RecursionError) as error:
         raise DynoError(f"special_tokens_map.json cannot be read: {reason(error)}.",
                         "Download the model again.") from error
@@ -260,32 +263,3 @@ def _special_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
         if value:
             found[key] = str(value)
     return found
-
-
-class _Generation(Extension):
-    """Templates mark what the assistant wrote ({% generation %}) for whoever trains on it; the text is the same."""
-
-    tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                extensions=["jinja2.ext.loopcontrols", _Generation])
-    environment.filters["tojson"] = _to_json  # Jinja's own escapes what HTML escapes
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)

@@ -22,6 +22,7 @@ ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16"
               "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8}
 _LONGEST_HEADER = 100_000_000  # bytes; what the safetensors library allows
 _LONGEST_INDEX = 64 << 20
+_MOST_DIMENSIONS = 8
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -152,6 +153,8 @@ def _entry(file: Path, name: str, value: Any, data: int, size: int) -> Entry:
     if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ValueError(f"{name[:80]} has no usable size")
     item = ITEM_BYTES.get(dtype)
+    if len(shape) > _MOST_DIMENSIONS or (item is None and math.prod(shape) > 8 * size):
+        raise ValueError(f"{name[:80]} has an impossible shape")
     if item is not None and end - begin != math.prod(shape) * item:
         raise ValueError(f"{name[:80]} does not have the bytes of its shape")
     if begin > end or data + end > size:

@@ -11,12 +11,12 @@ from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QScrollArea
 from engine.bench import charts
 from engine.errors import DynoError
 from engine.measurements import BenchRow
+from engine.units import rate, size
 from gui.benchmark.chart_view import ChartView
 from gui.benchmark.exports import write_chart
 from gui.theme import colours
 from gui.widgets.controls import ChoiceBox
 from gui.widgets.labels import TextLabel, quiet
-from gui.widgets.numbers import rate, size
 
 
 class ChartsView(QScrollArea):

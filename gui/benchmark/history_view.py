@@ -14,10 +14,10 @@ from PySide6.QtWidgets import QAbstractItemView, QHBoxLayout, QInputDialog, QPus
 
 from engine.bench.history import COMPLETE, RUNNING, Change, History, Run, changes
 from engine.errors import DynoError
+from engine.units import rate
 from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text, quiet
 from gui.widgets.notice import Notice
-from gui.widgets.numbers import rate
 
 _UNDO_MS = 20_000
 T = TypeVar("T")

@@ -14,7 +14,6 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QMenu,
     QProgressBar,
-    QPushButton,
     QTabWidget,
     QToolButton,
     QVBoxLayout,
@@ -36,6 +35,7 @@ from gui.benchmark.results_view import ResultsView
 from gui.context import AppContext, Page
 from gui.techniques.recipe_state import remembered_recipe
 from gui.theme import theme
+from gui.widgets.controls import action_button
 from gui.widgets.labels import TextLabel, engine_text, set_icon
 from gui.widgets.notice import Notice
 from gui.widgets.words import duration_text
@@ -64,14 +64,15 @@ class BenchmarkPage(QWidget):
         self.bar.setRange(0, 1000)
         self.bar.setAccessibleName(self.tr("Progress of the benchmark"))
         self.bar.hide()
-        self.start = self._button(self.tr("Start"), self.tr("Measure this plan."), self._start)
+        self.start = action_button(self.tr("Start"), self.tr("Measure this plan."), self._start)
         self.start.setProperty("primary", True)
-        self.stop = self._button(self.tr("Stop"), self.tr(
+        self.stop = action_button(self.tr("Stop"), self.tr(
             "Stop; finished rows are kept, and Resume goes on from there."), self.job.stop)
         self.stop.hide()
-        self.resume = self._button(self.tr("Resume"), self.tr("Measure the rows that are missing."), self._resume_shown)
+        self.resume = action_button(self.tr("Resume"), self.tr("Measure the rows that are missing."),
+                                    self._resume_shown)
         self.resume.hide()
-        self.copy = self._button(self.tr("Copy as Markdown"), self.tr("Copy the table of results."),
+        self.copy = action_button(self.tr("Copy as Markdown"), self.tr("Copy the table of results."),
                                  self.results.table.copy_markdown)
         self.export = QToolButton()
         self.export.setAccessibleName(self.tr("Export"))
@@ -330,14 +331,6 @@ class BenchmarkPage(QWidget):
         """Presets may have been saved elsewhere."""
         super().showEvent(event)
         self.form.refresh()
-
-    def _button(self, text: str, about: str, slot) -> QPushButton:  # type: ignore[no-untyped-def]
-        button = QPushButton(text)
-        button.setAccessibleName(text)
-        button.setAccessibleDescription(about)
-        button.setToolTip(about)
-        button.clicked.connect(lambda _=False: slot())
-        return button
 
     def _restyle(self) -> None:
         set_icon(self.export, "export")

@@ -9,9 +9,9 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from engine.bench.results import figures
 from engine.measurements import BenchPlan, BenchRow
 from engine.messages import BenchSample
+from engine.units import rate
 from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text
-from gui.widgets.numbers import rate
 from gui.widgets.words import duration_text, percent_text, precise_text, size_text
 
 

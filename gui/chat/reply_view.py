@@ -12,12 +12,12 @@ from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from engine.messages import GenerationStats, PartBegun, Switched, TokenPiece
 from engine.models.reasoning import split_reasoning
+from engine.units import duration, rate
 from gui.chat.message_view import MessageView
 from gui.chat.reasoning_view import FoldedText
 from gui.chat.results.base import Result
 from gui.chat.text_view import TextView
 from gui.theme import small_font
-from gui.widgets.numbers import duration, rate
 
 _BETWEEN_PARTS = TokenPiece("\n\n", -1, 1.0)
 

@@ -9,10 +9,10 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWi
 
 from engine.messages import ModelInfo
 from engine.scenarios import Field, Scenario
+from engine.units import count
 from gui.chat.turns import Way
 from gui.widgets.controls import ChoiceBox
 from gui.widgets.labels import marked_line
-from gui.widgets.numbers import count
 
 
 class ScenarioBar(QWidget):

@@ -9,9 +9,9 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from engine.bench.compared import METRICS, Figure, LaneFigures, interval, letter
 from engine.bench.results import figures
+from engine.units import rate
 from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text
-from gui.widgets.numbers import rate
 from gui.widgets.words import precise_text, size_text
 
 _LEAST_LINES = 6.5  # of text that are seen in the smallest window: the base, a lane, and that there is more

@@ -10,11 +10,11 @@ from PySide6.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from engine.bench.compared import letter
 from engine.comparing import LaneEvent, LaneReady, LaneResult, LaneToken
+from engine.units import rate
 from gui.compare.lane_text import LaneText
 from gui.compare.recipe_box import Offers, RecipeBox
 from gui.theme import theme
 from gui.widgets.labels import ElidedLabel, TextLabel, engine_text, set_icon
-from gui.widgets.numbers import rate
 
 _WORDS_FROM_EM = 16
 _SPEED_TOKENS = 16  # the running tokens/s is that of the last few

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
@@ -13,7 +12,6 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QMenu,
     QProgressBar,
-    QPushButton,
     QScrollArea,
     QToolButton,
     QVBoxLayout,
@@ -38,6 +36,7 @@ from gui.context import AppContext, Page
 from gui.monitor.files import write_whole
 from gui.techniques.recipe_state import remembered_recipe
 from gui.theme import theme
+from gui.widgets.controls import action_button
 from gui.widgets.labels import TextLabel, engine_text, quiet, set_icon
 from gui.widgets.notice import Notice
 from gui.widgets.words import duration_text
@@ -64,15 +63,15 @@ class ComparePage(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName(self.tr("Progress of the comparison"))
         self.bar.hide()
-        self.watch = self._button(self.tr("Watch"), self.tr("All lanes write from the prompt, a token each in turn."),
+        self.watch = action_button(self.tr("Watch"), self.tr("All lanes write from the prompt, a token each in turn."),
                                   self.start_watching)
         self.watch.setProperty("primary", True)
-        self.measure = self._button(self.tr("Measure"), self.tr(
+        self.measure = action_button(self.tr("Measure"), self.tr(
             "Speed, memory, perplexity and KL of all lanes, in turns, with intervals. The prompt plays no part."),
             self.start_measuring)
-        self.stop = self._button(self.tr("Stop"), self.tr("Stop (Esc); what is written or measured stands."),
+        self.stop = action_button(self.tr("Stop"), self.tr("Stop (Esc); what is written or measured stands."),
                                  self._stop)
-        self.add = self._button(self.tr("Add lane"), self.tr("Compare another recipe; four at most."), self.add_lane)
+        self.add = action_button(self.tr("Add lane"), self.tr("Compare another recipe; four at most."), self.add_lane)
         self.export = self._export_button()
         self.lanes: list[Lane] = []
         self._lane_row = QHBoxLayout()
@@ -397,14 +396,6 @@ class ComparePage(QWidget):
         super().showEvent(event)
         if not self.busy:
             self._offers_changed()
-
-    def _button(self, text: str, about: str, slot: Callable[[], None]) -> QPushButton:
-        button = QPushButton(text)
-        button.setAccessibleName(text)
-        button.setAccessibleDescription(about)
-        button.setToolTip(about)
-        button.clicked.connect(lambda _=False: slot())
-        return button
 
     def _restyle(self) -> None:
         set_icon(self.export, "export")

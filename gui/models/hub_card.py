@@ -4,13 +4,13 @@ access token, where one is needed."""
 from __future__ import annotations
 
 from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from engine.hub.records import RemoteModel, SearchHit
 from engine.hub.token import Kept
 from gui.models.words import hit_text
 from gui.theme import colours, theme
-from gui.widgets.controls import ChoiceBox
+from gui.widgets.controls import ChoiceBox, action_button
 from gui.widgets.labels import TextLabel, engine_text, marked_line, quiet, set_icon
 from gui.widgets.words import size_text
 
@@ -35,10 +35,11 @@ class HubCard(QFrame):
         self.choice.setAccessibleName(self.tr("What to download"))
         self.choice.setAccessibleDescription(self.tr("The safetensors with what belongs to them, or one GGUF file."))
         self.choice.currentIndexChanged.connect(lambda _: self._show_space())
-        self.download = _button(self.tr("Download"), self.tr("Fetch and check the files; chatting goes on meanwhile."))
+        self.download = action_button(self.tr("Download"), self.tr(
+            "Fetch and check the files; chatting goes on meanwhile."))
         self.download.setProperty("primary", True)
         self.download.clicked.connect(lambda _=False: self.wanted.emit(self.choice.currentData() or ""))
-        self.retry = _button(self.tr("Try again"), self.tr("Ask the hub again."))
+        self.retry = action_button(self.tr("Try again"), self.tr("Ask the hub again."))
         self.retry.clicked.connect(lambda _=False: self.retried.emit())
         self.token = QLineEdit()
         self.token.setEchoMode(QLineEdit.EchoMode.Password)
@@ -46,7 +47,7 @@ class HubCard(QFrame):
         self.token.setAccessibleName(self.tr("Access token of the hub"))
         self.token.setAccessibleDescription(self.tr("Kept in the system's keyring, never in a file of this app."))
         self.token.returnPressed.connect(self._give_token)
-        self.keep = _button(self.tr("Keep"), self.tr("Keep the token for gated models."))
+        self.keep = action_button(self.tr("Keep"), self.tr("Keep the token for gated models."))
         self.keep.clicked.connect(lambda _=False: self._give_token())
         self.kept = quiet()
         self._token_row = QWidget()
@@ -162,14 +163,6 @@ class HubCard(QFrame):
 
     def _restyle(self) -> None:
         set_icon(self.download, "down", colours().on_accent)
-
-
-def _button(text: str, about: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setAccessibleName(text)
-    button.setAccessibleDescription(about)
-    button.setToolTip(about)
-    return button
 
 
 def _breakable(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices, QKeyEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from engine.hub.fits import RecipeFit
 from engine.hub.records import APP, BUNDLED, CACHE, ModelOnDisk
@@ -16,6 +16,7 @@ from gui.models.fit_table import FitTable
 from gui.models.row_list import Row, RowList
 from gui.models.words import facts_text, model_verdict, place_text
 from gui.theme import theme
+from gui.widgets.controls import action_button
 from gui.widgets.labels import TextLabel, engine_text, quiet, set_icon
 from gui.widgets.words import count_text, size_text
 
@@ -42,12 +43,12 @@ class LocalView(QWidget):
         self._path.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._memory = TextLabel(self.tr("Memory needed, with what is free now"), heading=True, factor=0.9)
         self.fit_table = FitTable()
-        self.open = _button(self.tr("Open"), self.tr("Load this model; the conversation goes on with it."))
+        self.open = action_button(self.tr("Open"), self.tr("Load this model; the conversation goes on with it."))
         self.open.setProperty("primary", True)
         self.open.clicked.connect(lambda _=False: self._open())
-        self.folder = _button(self.tr("Show folder"), self.tr("Show the model's files in the file manager."))
+        self.folder = action_button(self.tr("Show folder"), self.tr("Show the model's files in the file manager."))
         self.folder.clicked.connect(lambda _=False: self._show_folder())
-        self.remove = _button(self.tr("Remove"), "")
+        self.remove = action_button(self.tr("Remove"), "")
         self.remove.clicked.connect(lambda _=False: self._remove())
         self._card = QFrame()
         self._card.setProperty("card", True)
@@ -171,13 +172,3 @@ class LocalView(QWidget):
     def _restyle(self) -> None:
         set_icon(self.folder, "folder")
         set_icon(self.remove, "trash")
-
-
-def _button(text: str, about: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setAccessibleName(text)
-    button.setAccessibleDescription(about)
-    button.setToolTip(about)
-    return button
-
-

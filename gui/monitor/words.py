@@ -10,8 +10,8 @@ import math
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, QCoreApplication
 
+from engine import units as numbers
 from engine.monitor import SeriesInfo
-from gui.widgets import numbers
 
 ABSENT = "–"
 _NBSP = "\u00a0"

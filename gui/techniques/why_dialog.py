@@ -21,7 +21,7 @@ from gui.techniques.why_job import WhyJob
 from gui.techniques.why_report import WhyReport
 from gui.theme import theme
 from gui.widgets.column import Column
-from gui.widgets.controls import ChoiceBox
+from gui.widgets.controls import ChoiceBox, action_button
 from gui.widgets.labels import TextLabel, announce, engine_text, marked_line, quiet, set_icon
 
 _DEPTHS = (32, 128, 512, 2048, 8192, 32768)
@@ -126,11 +126,8 @@ class WhyDialog(QDialog):
         return row
 
     def _button(self, text: str, about: str) -> QPushButton:
-        button = QPushButton(text)
+        button = action_button(text, about)
         button.setAutoDefault(False)
-        button.setAccessibleName(text)
-        button.setAccessibleDescription(about)
-        button.setToolTip(about)
         return button
 
     def _refresh(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PySide6.QtCore import QCoreApplication
 
 from engine.messages import SpeedReport
+from engine.units import rate
 from gui.widgets.labels import engine_text
-from gui.widgets.numbers import rate
 from gui.widgets.words import NBSP, percent_text, precise_text, size_text
 
 

@@ -16,11 +16,11 @@ from engine.bench.charts import Chart, Look
 from engine.bench.svg import tick
 from engine.train_events import EvalPoint, TrainPoint
 from engine.training.records import RunRecord
+from engine.units import size
 from gui.benchmark.chart_view import ChartView
 from gui.theme import colours
 from gui.training.words import said
 from gui.widgets.labels import TextLabel
-from gui.widgets.numbers import size
 
 _LETTERS = 34  # width of a small chart, in letters
 _LEVELS = {"dense baseline": QT_TRANSLATE_NOOP("training", "dense"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, QTimer
@@ -22,6 +23,7 @@ from gui.training.probe_view import ProbeView
 from gui.training.run_view import RunView
 from gui.training.runs_view import RunsView, may_resume
 from gui.training.words import state_text, where_text
+from gui.widgets.controls import action_button
 from gui.widgets.labels import TextLabel, engine_text
 from gui.widgets.notice import Notice
 
@@ -49,16 +51,16 @@ class TrainingPage(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName(self.tr("Progress of the training"))
         self.bar.hide()
-        self.start = self._button(self.tr("Start"), self.tr("Train by this plan, in a new run."), self._start)
+        self.start = action_button(self.tr("Start"), self.tr("Train by this plan, in a new run."), self._start)
         self.start.setProperty("primary", True)
-        self.probe_button = self._button(self.tr("Probe the data"), self.tr(
+        self.probe_button = action_button(self.tr("Probe the data"), self.tr(
             "Train briefly on a quarter, a half and all of the data, to see what more data or a larger model would "
             "bring."), self._probe)
-        self.pause = self._button(self.tr("Pause"), self.tr(
+        self.pause = action_button(self.tr("Pause"), self.tr(
             "Save and let go of the engine; Resume goes on from there."), self._pause)
-        self.finish = self._button(self.tr("Stop, keep the best"), self.tr(
+        self.finish = action_button(self.tr("Stop, keep the best"), self.tr(
             "End the run now; its result is the best model so far."), self._finish)
-        self.resume = self._button(self.tr("Resume"), self.tr("Go on from the last checkpoint."), self._resume_shown)
+        self.resume = action_button(self.tr("Resume"), self.tr("Go on from the last checkpoint."), self._resume_shown)
         self.uses: dict[str, QPushButton] = {}
         titles = {"chat": (self.tr("Open in Chat"), self.tr("Load the best model and talk to it.")),
                   "compare": (self.tr("Compare"), self.tr("Load the best model and compare recipes on it.")),
@@ -66,7 +68,7 @@ class TrainingPage(QWidget):
         self._buttons = QHBoxLayout()
         self._buttons.addWidget(self.status, 1)
         for key in _USES:
-            self.uses[key] = self._button(*titles[key], lambda k=key: self._use(k))
+            self.uses[key] = action_button(*titles[key], partial(self._use, key))
         for button in (*self.uses.values(), self.resume, self.probe_button, self.pause, self.finish, self.start):
             self._buttons.addWidget(button)
         plan = QWidget()
@@ -326,14 +328,6 @@ class TrainingPage(QWidget):
         """Nobody looks."""
         super().hideEvent(event)
         self._timer.stop()
-
-    def _button(self, text: str, about: str, slot) -> QPushButton:  # type: ignore[no-untyped-def]
-        button = QPushButton(text)
-        button.setAccessibleName(text)
-        button.setAccessibleDescription(about)
-        button.setToolTip(about)
-        button.clicked.connect(lambda _=False: slot())
-        return button
 
 
 def _words(error: DynoError) -> str:

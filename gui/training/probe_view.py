@@ -7,9 +7,9 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QVBoxLayout, QWi
 
 from engine.messages import ProbeReport
 from engine.train_events import Probed
+from engine.units import count
 from gui.theme import icon, theme
 from gui.widgets.labels import TextLabel, announce, engine_text, quiet
-from gui.widgets.numbers import count
 from gui.widgets.words import percent_text
 
 

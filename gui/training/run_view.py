@@ -18,10 +18,10 @@ from PySide6.QtWidgets import (
 
 from engine.train_events import Finding
 from engine.training.records import FAILED, RunRecord
+from engine.units import count, rate, size
 from gui.benchmark.table import CopyTable
 from gui.training.charts_view import ChartsView, judged_points
 from gui.widgets.labels import IconLabel, TextLabel, announce, engine_text, quiet
-from gui.widgets.numbers import count, rate, size
 
 _NOTICES = 3  # shown at most, the newest
 _ROWS = 500  # of the table; the run's CSV files have all

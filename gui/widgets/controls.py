@@ -4,10 +4,11 @@ down the panel."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from PySide6.QtCore import QLocale, QSize, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QValidator, QWheelEvent
-from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QSlider
+from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QPushButton, QSlider
 
 from gui.theme import colours, theme
 
@@ -154,3 +155,14 @@ class ChoiceBox(QComboBox):
             super().wheelEvent(event)
         else:
             event.ignore()
+
+
+def action_button(text: str, about: str, slot: Callable[[], object] | None = None) -> QPushButton:
+    """A button that says what it does: in its tip, and to a screen reader."""
+    button = QPushButton(text)
+    button.setAccessibleName(text)
+    button.setAccessibleDescription(about)
+    button.setToolTip(about)
+    if slot is not None:
+        button.clicked.connect(lambda _=False: slot())
+    return button

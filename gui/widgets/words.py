@@ -1,8 +1,8 @@
-"""Numbers of the panel: those of gui.widgets.numbers, kept on one line with their unit, and comparisons. No Qt here."""
+"""Numbers of the panel: those of engine.units, kept on one line with their unit, and comparisons. No Qt here."""
 
 from __future__ import annotations
 
-from gui.widgets import numbers
+from engine import units as numbers
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from engine.errors import DynoError
 from engine.export import export_model
 from engine.fit import estimate
+from engine.models.chat import ChatMessage
 from engine.models.gguf_header import read_gguf
 from engine.models.opening import open_tokenizer
 from engine.models.weight_files import read_folder, read_header
@@ -251,3 +252,55 @@ def test_every_folder_entry_knows_its_place(llama_folder: Path) -> None:
     raw = (llama_folder / "model.safetensors").read_bytes()
     for name, entry in found.items():
         assert raw[entry.begin:entry.end] == tensors[name].numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "smollm3", "gemma2", "gemma3_text", "phi3", "gpt_neox"])
+@pytest.mark.parametrize("layers", [10**8, 10**12])
+def test_an_absurd_number_of_layers_is_refused_before_any_list_is_made(folder: Path, kind: str, layers: int) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {
+        "model_type": kind, "num_hidden_layers": layers, "use_sliding_window": True}))
+    assert "cannot be right" in refused(folder)
+
+
+@pytest.mark.parametrize("template", [
+    "{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{{ 'a' * 300000000 }}", "{{ [0] * 300000000 }}", "{{ '%1000000000d' % 1 }}", "{{ '%1000000000d'|format(1) }}",
+    "{{ '{:1000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 1000000000) }}", "{{ 'a'.ljust(1000000000) }}",
+    "{{ 10 ** 1000000 }}", "{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ 1 / 0 }}",
+])
+def test_a_chat_template_that_misbehaves_is_one_sentence(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = open_tokenizer(folder)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DynoError, match="chat template refuses") as caught:
+            tokenizer.render_chat([ChatMessage("user", "Hello")])
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in caught.value.summary and len(caught.value.summary) < 300
+
+
+def test_an_export_never_takes_the_place_of_its_source(folder: Path) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    session = open_session(folder)
+    for form, out in (("safetensors", folder), ("gguf-f16", folder / "model.safetensors")):
+        with pytest.raises(DynoError, match="holds the model itself"):
+            finish(export_model(session.masters, session.tokenizer, Recipe(), form, out, session.device))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_three_ends_of_a_text_come_back_from_a_gguf_file_and_four_are_refused(folder: Path, tmp_path: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for ends, whole in (([1, 2, 3], True), ([1, 2, 3, 4], False)):
+        (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": ends}))
+        session, out = open_session(folder), tmp_path / "model.gguf"
+        steps = export_model(session.masters, session.tokenizer, Recipe(), "gguf-f16", out, session.device)
+        if whole:
+            finish(steps)
+            assert open_session(out).config.eos_ids == tuple(ends)
+        else:
+            with pytest.raises(DynoError, match="can name three"):
+                finish(steps)

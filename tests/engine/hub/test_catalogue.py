@@ -11,6 +11,7 @@ import pytest
 
 from engine.errors import DynoError
 from engine.hub.catalogue import Catalogue
+from engine.hub.download import SOURCE
 from engine.hub.fits import FITS, RECIPES, TIGHT, TOO_LARGE, recipe_fits
 from engine.hub.library import Library
 from engine.hub.records import ModelOnDisk
@@ -245,3 +246,43 @@ def test_removing_a_revision_of_the_cache_keeps_what_the_other_shares(
     remove(left["cache org/tiny b"], models, Library(data), cache)
     assert not (cache / "models--org--tiny").exists()
     assert (cache / "models--org--half").exists()
+
+
+def test_a_manifest_that_lies_hides_no_other_model(data: Path, models: Path, llama_folder: Path) -> None:
+    shutil.copytree(llama_folder, models / "good")
+    for name, size in (("endless", "1e999"), ("negative", "-1"), ("words", '"many"')):
+        folder = shutil.copytree(llama_folder, models / name)
+        (folder / SOURCE).write_text(
+            '{"repo": "a/b", "revision": "c", "folder": "d", "files": [{"name": "x", "sha256": "", "git_sha1": "",'
+            f' "bytes": {size}}}]}}')
+    assert {"app good", "app endless", "app negative", "app words"} <= set(scanned(data, models))
+
+
+def test_one_model_leaves_the_list_and_its_neighbours_stay(
+        data: Path, models: Path, tmp_path: Path, llama_folder: Path) -> None:
+    shelf, library = tmp_path / "shelf", Library(data)
+    for name in ("one", "two"):
+        shutil.copytree(llama_folder, shelf / name)
+    library.add_folder(shelf)
+    assert remove(scanned(data, models)["added one"], models, library) is None
+    assert "added one" not in scanned(data, models) and "added two" in scanned(data, models)
+    library.add_folder(shelf)  # asked for again, all of it is shown again
+    assert "added one" in scanned(data, models)
+
+
+def test_a_damaged_list_is_set_aside_before_a_new_one_is_written(data: Path, tmp_path: Path) -> None:
+    (data / "models.json").write_text('{"folders": ["/precious"]')
+    Library(data).opened(tmp_path)
+    kept, = data.glob("models.json.damaged-*")
+    assert "/precious" in kept.read_text() and Library(data).recent().keys() == {str(tmp_path)}
+
+
+def test_a_gguf_file_beside_other_weights_is_removed_alone(
+        data: Path, models: Path, llama_folder: Path, tmp_path: Path) -> None:
+    folder = models / "mixed"
+    folder.mkdir(parents=True)
+    shutil.copy(llama_folder / "model.safetensors", folder)
+    (folder / "one.gguf").write_bytes(b"GGUF")
+    removed = remove(ModelOnDisk(str(folder / "one.gguf"), "one", "app", "gguf"), models, Library(data))
+    assert removed is not None and removed.path == folder / "one.gguf"
+    assert (folder / "model.safetensors").is_file()

@@ -168,3 +168,15 @@ def test_the_short_list_is_found_by_words() -> None:
     assert all(hit.nbytes and hit.licence and hit.parameters for hit in CURATED)
     assert [hit.repo for hit in shortlist("qwen3 0.6")] == ["Qwen/Qwen3-0.6B"]
     assert shortlist("") == CURATED
+
+
+def test_a_borrowed_token_goes_to_the_hub_it_is_for_and_no_token_goes_in_clear_text(
+        keys: MemoryKeyring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_borrowed")
+    monkeypatch.delenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", raising=False)
+    tokens = Tokens()
+    assert tokens.get("https://huggingface.co") == "hf_borrowed"
+    assert tokens.get("https://mirror.example") == tokens.get("http://huggingface.co") == ""
+    for hub in ("http://mirror.example", "http://127.0.0.1:8080"):
+        tokens.keep(hub, "hf_own")
+    assert tokens.get("http://mirror.example") == "" and tokens.get("http://127.0.0.1:8080") == "hf_own"
