@@ -22,13 +22,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from engine.models.chat import ChatMessage  # noqa: E402
+
+if TYPE_CHECKING:
+    from engine.session import Session
+
 READERS = ("safetensors", "index", "config", "gguf")
 MEMORY_BYTES = 1 << 30  # beyond what the child has when it begins
 CASE_S = 10  # a case that takes longer hangs
+VOCABULARY = 8192  # of the bundled model's tokenizer
 _BATCH = 400  # cases a child runs before a fresh one takes over
 _NUMBERS = (0, 1, 2, 3, 7, 8, 31, 127, 128, 255, 256, 65535, 65536, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
             1 << 40, (1 << 62), (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -106,7 +113,8 @@ def _keep(scratch: Path, reader: str, seed: int, case: int, keep: Path, why: str
 
 
 def make_seeds(scratch: Path) -> None:
-    """Good files of every kind: a tiny sharded Llama and GPT-2, and GGUF files with both kinds of tokenizer."""
+    """Good files of every kind: a tiny sharded Llama, one folder of each other family, and GGUF files with both
+    kinds of tokenizer."""
     import torch
 
     from engine.export import export_model
@@ -118,15 +126,22 @@ def make_seeds(scratch: Path) -> None:
     from engine.session import Session
 
     draw = torch.Generator().manual_seed(0)
-    shape = {"vocab_size": 4096, "bos_token_id": 0, "eos_token_id": 1}
+    shape = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1}
     llama = shape | {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
                      "num_key_value_heads": 1, "intermediate_size": 32, "max_position_embeddings": 64}
     gpt2 = shape | {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    for name, raw in (("llama", llama), ("gpt2", gpt2)):
+    others = {"smollm3": {"no_rope_layers": [1]}, "qwen3": {"use_sliding_window": True, "max_window_layers": 0},
+              "gemma3_text": {"layer_types": ["sliding_attention"], "sliding_window": 16, "head_dim": 16},
+              "phi3": {"rope_scaling": None}, "gpt_neox": {"rotary_pct": 0.5}}
+    seeds = {"llama": llama, "gpt2": gpt2} | {kind: llama | {"model_type": kind} | own for kind, own in others.items()}
+    for name, raw in seeds.items():
         config = ModelConfig.from_hf(raw)
         tensors = {n: torch.randn(s.shape, generator=draw) for n, s in sources(config).items()}
         save_folder(scratch / name, config, tensors, torch.float16, shard_bytes=200_000 if name == "llama" else 1 << 30)
-        shutil.copyfile(bundled_model() / "tokenizer.json", scratch / name / "tokenizer.json")
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(bundled_model() / file, scratch / name / file)
+        if name in others:
+            continue
         session = Session.open(scratch / name, pick_device("cpu"))
         for form in ("gguf-f16", "gguf-q8_0"):
             for _ in export_model(session.masters, session.tokenizer, Recipe(), form, scratch / f"{name}-{form}.gguf",
@@ -145,7 +160,7 @@ def _sentencepiece(source: Path) -> bytes:
                 "attention.head_count_kv"):
         writer.add_uint32(f"llama.{key}", int(reader.fields[f"llama.{key}"].parts[-1][0]))
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "ab", "▁a"]
-    tokens += [f"[PAD{i}]" for i in range(4096 - len(tokens))]
+    tokens += [f"[PAD{i}]" for i in range(VOCABULARY - len(tokens))]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([-float(i) for i in range(len(tokens))])
@@ -172,7 +187,8 @@ def write_case(scratch: Path, reader: str, seed: int, case: int, place: Path) ->
         head = 4000 if pick.random() < 0.5 else len(raw) // 2
         out.write_bytes(_damaged(raw, head, pick))
         return out
-    source = scratch / ("llama" if reader == "index" else pick.choice(("llama", "gpt2")))
+    families = sorted(p.name for p in scratch.iterdir() if (p / "config.json").is_file())
+    source = scratch / ("llama" if reader == "index" else pick.choice(families))
     for file in source.iterdir():
         shutil.copyfile(file, place / file.name)
     if reader == "safetensors":
@@ -186,7 +202,7 @@ def write_case(scratch: Path, reader: str, seed: int, case: int, place: Path) ->
             target.write_bytes(_damaged(raw, 8 + length, pick))
         return place
     target = place / ("model.safetensors.index.json" if reader == "index" else
-                      pick.choice(("config.json", "config.json", "tokenizer.json")))
+                      pick.choice(("config.json", "config.json", "tokenizer.json", "tokenizer_config.json")))
     text = target.read_text(encoding="utf-8")
     target.write_bytes(_damaged_text(text, pick).encode("utf-8", "surrogatepass") if pick.random() < 0.8
                        else _damaged(text.encode(), len(text), pick))
@@ -254,7 +270,7 @@ def _child(scratch: Path, reader: str, seed: int, first: int, count: int) -> Non
     signal.signal(signal.SIGALRM, _too_long)
     place = Path(tempfile.mkdtemp(dir=scratch))
     actions: tuple[Callable[[Path], object], ...] = (lambda path: estimate(path, device=device),
-                                                     lambda path: Session.open(path, device))
+                                                     lambda path: _used(Session.open(path, device)))
     for case in range(first, first + count):
         path = write_case(scratch, reader, seed, case, place / str(case))
         verdict = "opened"
@@ -274,6 +290,11 @@ def _child(scratch: Path, reader: str, seed: int, first: int, count: int) -> Non
         print(verdict, flush=True)
         shutil.rmtree(place / str(case))
     shutil.rmtree(place)
+
+
+def _used(session: Session) -> None:
+    """What the first message to a model does before it is run."""
+    session.tokenizer.render_chat([ChatMessage("user", "Hello")])
 
 
 def _too_long(*_: object) -> None:
