@@ -8,7 +8,7 @@ programs will ask for in the meantime.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,17 @@ from engine.models.config import ModelConfig, cache_bytes_per_token
 from engine.models.devices import DeviceFacts, pick_device
 from engine.models.gguf_header import is_gguf, read_gguf
 from engine.models.gguf_names import config_of
+from engine.models.placement import SHARE, together
 from engine.models.weight_files import Entry, read_folder
 from engine.recipe import Recipe
 
 if TYPE_CHECKING:
+    from engine.models.checkpoint import Masters
     from engine.models.families.base import Source
     from engine.techniques.draft import Draft, LayerDraft
 
 _PROMPT_CHUNK = 256  # tokens of a prompt that run at once (engine.generation)
 _SLAB_BYTES = 24 << 20  # what rounding a part of a layer at a time holds (engine.kernels)
-_SHARE = 0.92  # of what is free, that weights may take (engine.variant)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Fit:
     where they lie, which take no memory of their own (the system keeps them in its file cache while it can). kv_bytes:
     keys and values of `context` tokens. build_bytes: what building the largest layer needs beside its result, for a
     moment. run_bytes: activations of a prompt and the logits. peak_bytes: the most there is at any one time.
-    free_bytes: what can be had now on the device. file_bytes: weights on the disk. stored: type of most of them there.
+    free_bytes: what can be had now on the device, or on all that are needed. file_bytes: weights on the disk. stored:
+    type of most of them there. placement: which layers would lie where, "" where one device holds them all.
     """
 
     architecture: str
@@ -51,6 +53,7 @@ class Fit:
     build_bytes: int
     run_bytes: int
     free_bytes: int
+    placement: str = ""
 
     @property
     def peak_bytes(self) -> int:
@@ -60,7 +63,9 @@ class Fit:
     @property
     def loads(self) -> bool:
         """Whether the weights can be built now; a full context may still be too long."""
-        return self.weight_bytes + self.build_bytes <= self.free_bytes and self.weight_bytes <= _SHARE * self.free_bytes
+        if self.placement:
+            return True
+        return self.weight_bytes + self.build_bytes <= self.free_bytes and self.weight_bytes <= SHARE * self.free_bytes
 
     @property
     def fits(self) -> bool:
@@ -74,29 +79,50 @@ def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None, 
     device: where, by default the preferred one. Raises DynoError where the model or the recipe cannot run there, and
     where headers are wrong."""
     from engine.models.checkpoint import Masters, sources
-    from engine.variant import device_for, drafted
+    from engine.variant import device_for
 
     config, entries = read_headers(Path(path))
     device = device_for(device or pick_device(), recipe)
     masters = Masters(config, {}, unmapped=_unmapped(entries))
-    steps = drafted(masters, recipe, device, sizes_only=True)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            draft: Draft = done.value[0]
-            break
+    draft = _drafted(masters, recipe, device)
     tokens = min(context or draft.config.context, draft.config.context)
     rows, columns = masters.shape("embed.weight")
     stored = stored_type(entries)
     item, parts = _item_bytes(entries), sources(config)
-    return Fit(
+    fit = Fit(
         architecture=config.model_type, parameters=masters.parameters, context=tokens, stored=stored,
         file_bytes=sum(e.end - e.begin for e in entries.values()), weight_bytes=draft.total_bytes(),
         mapped_bytes=int(rows * columns * item) if draft.maps_embedding else 0,
         kv_bytes=tokens * cache_bytes_per_token(draft.config, draft.cache_dtype),
         build_bytes=max(_build_bytes(draft, layer, parts[layer.source], item) for layer in draft.layers.values()),
         run_bytes=_run_bytes(draft.config, tokens), free_bytes=device.free_bytes())
+    return fit if fit.loads or not device.spill else _over_several(fit, masters, recipe, device)
+
+
+def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts) -> Draft:
+    """The draft of a recipe, no weight being read."""
+    from engine.variant import drafted
+
+    steps = drafted(masters, recipe, device, sizes_only=True)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            draft: Draft = done.value[0]
+            return draft
+
+
+def _over_several(fit: Fit, masters: Masters, recipe: Recipe, device: DeviceFacts) -> Fit:
+    """The same with the layers laid over several devices; as it was where they have no room either."""
+    from engine.placing import place_layers
+
+    try:
+        draft = _drafted(masters, recipe, replace(together(device)[0], spill=device.spill))
+        draft.placement = place_layers(draft, recipe)
+    except DynoError:
+        return fit
+    return replace(fit, weight_bytes=draft.total_bytes(), placement=draft.placement.words,
+                   free_bytes=sum(one.free_bytes() for one in draft.placement.devices))
 
 
 def read_headers(path: Path) -> tuple[ModelConfig, dict[str, Entry]]:

@@ -222,7 +222,8 @@ class EngagedReport:
     """What really runs, as allocated. weight_bytes: live storages, shared ones once. baseline_bytes: the same model in
     fp32. sparsity: share of zeros in the block layers. mapped_bytes: the embedding's, where its rows are read from the
     model's file and take no memory of their own. context: longest sequence, in tokens.
-    token_step: on a CPU, how single tokens are computed, and why not natively; "" on other devices."""
+    token_step: on a CPU, how single tokens are computed, and why not natively; "" on other devices.
+    placement: which layers lie where, "" where one device holds them all."""
 
     recipe: Recipe
     techniques: tuple[TechniqueReport, ...]
@@ -237,6 +238,7 @@ class EngagedReport:
     mapped_bytes: int = 0
     context: int = 0
     token_step: str = ""
+    placement: str = ""
 
     @property
     def kernels(self) -> tuple[tuple[str, int], ...]:

@@ -289,6 +289,8 @@ def _about_recipe(variant: Variant, weights: int, parts: dict[str, TimeShare], t
     if variant.recipe.get("lookup") is not None:
         said.append("Prompt lookup is not in this: one token at a time was measured. What it brings depends on the "
                     "text and stands under each reply.")
+    if report.placement:
+        said.append(report.placement)
     if report.token_step:
         said.append(f"Single tokens: {report.token_step.removesuffix('.')}.")
     small_s = parts[SMALL].seconds + parts[REST].seconds

@@ -248,8 +248,12 @@ def check_room(variant: Variant, device: DeviceFacts, capacity: int, spare: int 
     before. A compiled step's cache is larger than asked for."""
     if variant.compiled is not None:
         capacity = compiled_capacity(capacity, variant.decoder.config.context)
-    need, free = variant.report.kv_bytes_per_token * capacity, device.free_bytes() + spare
-    if need > free:
+    whole = variant.report.kv_bytes_per_token * capacity
+    for place, share in variant.shares():
+        held = device if share == 1.0 else place
+        need, free = int(share * whole), held.free_bytes() + int(share * spare)
+        if need <= free:
+            continue
         raise DynoError(f"A KV cache for {counted(capacity, 'token')} needs {need / 1e9:.2f} GB; {free / 1e9:.2f} GB "
                         "are free.",
                         "Choose a shorter longest reply, or close other programs.")

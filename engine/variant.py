@@ -31,7 +31,10 @@ from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
 from engine.models.foreign import ForeignCache, ForeignDecoder, ForeignMasters
 from engine.models.gpt import Decoder, attend_plain
+from engine.models.placement import SHARE, Placement, together
+from engine.models.spread import spread
 from engine.native.library import library
+from engine.placing import place_layers
 from engine.recipe import Recipe
 from engine.techniques import technique
 from engine.techniques.base import BuildStep, Effect, Technique
@@ -40,7 +43,6 @@ from engine.techniques.draft import Draft, Lookup
 from engine.techniques.quantizing import quantizes
 from engine.words import agreed, counted
 
-_HEADROOM = 0.92
 _LARGE = 1 << 26  # weights of a layer whose building takes so long that it must be possible to walk away from it
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
@@ -48,12 +50,14 @@ _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATT
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounds a forward pass. attention: a scaled-dot-product backend, "" for PyTorch's own choice."""
+    """What surrounds a forward pass. attention: a scaled-dot-product backend, "" for PyTorch's own choice. others:
+    kinds of the devices beside the first, where a model lies on several."""
 
     device: DeviceFacts
     autocast: torch.dtype | None = None
     attention: str = ""
     tf32: bool = False
+    others: tuple[str, ...] = ()
 
     def __call__(self) -> contextlib.AbstractContextManager[object]:
         """The contexts that are needed, entered together."""
@@ -65,7 +69,8 @@ class Context:
     def _entered(self) -> Generator[None, None, None]:
         with contextlib.ExitStack() as stack:
             if self.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.kind, dtype=self.autocast))
+                for kind in (self.device.kind, *self.others):
+                    stack.enter_context(torch.autocast(kind, dtype=self.autocast))
             if self.attention:
                 # No backend takes every shape and mask: where this one cannot, plain operators step in.
                 kinds = torch.nn.attention.SDPBackend
@@ -89,6 +94,7 @@ class Variant:
     cache_dtype: str
     token_step: TokenStep
     lookup: Lookup | None = None
+    placement: Placement | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -117,8 +123,16 @@ class Variant:
 
     def plain_cache(self, capacity: int, batch: int = 1) -> KVCache:
         """An empty cache for exactly `capacity` tokens of each of `batch` texts, for `forward`."""
-        return _new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, self.device.torch_name,
-                          batch)
+        device: str | tuple[str, ...] = self.device.torch_name
+        if self.placement is not None:
+            device = tuple(self.placement.devices[at].torch_name for at in self.placement.blocks)
+        return _new_cache(self.decoder, capacity, self.cache_dtype, self.context.autocast, device, batch)
+
+    def shares(self) -> list[tuple[DeviceFacts, float]]:
+        """The devices, each with the share of keys and values that it holds."""
+        if self.placement is None:
+            return [(self.device, 1.0)]
+        return [(device, self.placement.share(i)) for i, device in enumerate(self.placement.devices)]
 
     @property
     def compiled(self) -> CompiledStep | None:
@@ -168,9 +182,13 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
     device = device_for(device, recipe)
     draft, done = yield from drafted(masters, recipe, device, calibrator)
     need = draft.total_bytes()
-    make_room(int(need / _HEADROOM))
+    make_room(int(need / SHARE))
     free = device.free_bytes()
-    if need > free * _HEADROOM:
+    if need > free * SHARE and device.spill:
+        device = replace(together(device)[0], spill=device.spill)
+        draft, done = yield from drafted(masters, recipe, device, calibrator)
+        draft.placement = place_layers(draft, recipe)
+    elif need > free * SHARE:
         raise DynoError(f"The recipe {recipe.label} needs {_size(need)} for weights; {_size(free)} are free.",
                         "Choose fewer bits or a smaller model, or close other programs.")
     try:
@@ -191,7 +209,8 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
         layers=layers, weight_bytes=weight_bytes(decoder), baseline_bytes=Draft(masters, device).total_bytes(),
         kv_bytes_per_token=cache_bytes_per_token(draft.config, variant.cache_dtype), cache_dtype=variant.cache_dtype,
         sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
-        mapped_bytes=mapped, context=draft.config.context, token_step=_token_step(variant))
+        mapped_bytes=mapped, context=draft.config.context, token_step=_token_step(variant),
+        placement=draft.placement.words if draft.placement is not None else "")
     return variant
 
 
@@ -242,9 +261,11 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
         weights = Weights(draft.stored(layer.name) if as_stored else draft.weight(layer.name), draft.bias(layer.name),
                           draft.importance(layer.name) if draft.calibrated else None)
         reference = weights.weight if not layer.edits else draft.reference(layer.name)
+        place = draft.place(layer.name)
+        assert place is not None
         with draft.clock(layer.scheme_key or "precision"):
             make = partial(choose_kernel, weights, reference, draft.dtype, layer.scheme, draft.autocast, compiled,
-                           device)
+                           draft.device_of(place))
             if layer.numel < _LARGE or device.kind != "cpu":
                 kernel = make()
             else:
@@ -257,8 +278,6 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
                         break
                     yield "Building", done, total
             del make
-        place = draft.place(layer.name)
-        assert place is not None
         _put(modules, place, kernel)
         del weights, reference
         draft.masters.release(layer.source)
@@ -268,7 +287,7 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
         if place is None or name.startswith(linear) or name == "embed.weight":
             continue
         owner, _, leaf = place.rpartition(".")
-        setattr(modules[owner], leaf, parameter(draft.masters[name].to(device.torch_name, target)))
+        setattr(modules[owner], leaf, parameter(draft.masters[name].to(draft.device_of(place).torch_name, target)))
     _put_embedding(draft, decoder)
     if draft.attention == "plain":
         for block in decoder.blocks:
@@ -276,6 +295,8 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
     if isinstance(decoder, ForeignDecoder):
         autocast = torch_dtype(draft.autocast) if draft.autocast else None
         decoder.settle(device.torch_name, Context(device, autocast)())
+    if draft.placement is not None:
+        spread(decoder, draft.placement)
     yield "Building", total, total
     return decoder.eval()
 
@@ -299,18 +320,21 @@ def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
     """The variant around a decoder, its report still to come."""
     autocast = torch_dtype(draft.autocast) if draft.autocast else None
     device = draft.device
-    context = Context(device, autocast, draft.attention if draft.attention in _SDPA else "", draft.tf32)
-    foreign = isinstance(decoder, ForeignDecoder)
-    run = library() if device.native and not foreign else None
+    placement = draft.placement
+    others = {other.kind for other in placement.devices} - {device.kind} if placement is not None else set()
+    context = Context(device, autocast, draft.attention if draft.attention in _SDPA else "", draft.tf32,
+                      tuple(sorted(others)))
+    plain = isinstance(decoder, ForeignDecoder) or placement is not None
+    run = library() if device.native and not plain else None
     step: TokenStep | None = NativeStep.of(decoder, run) if run is not None else None
     if step is None:
-        step = FlatStep(decoder) if autocast is None and not foreign else DecoderStep(decoder)
+        step = FlatStep(decoder) if autocast is None and not plain else DecoderStep(decoder)
     if draft.compile:
         step = CompiledStep(decoder, device.torch_name, draft.compile, context,
                             lambda capacity: _zeroed(_new_cache(decoder, capacity, draft.cache_dtype, autocast,
                                                                 device.torch_name)))
     empty = EngagedReport(recipe, (), (), 0, 0, 0, draft.cache_dtype, 0.0, 0.0)
-    return Variant(decoder, empty, device, context, draft.cache_dtype, step, draft.lookup)
+    return Variant(decoder, empty, device, context, draft.cache_dtype, step, draft.lookup, placement)
 
 
 def _token_step(variant: Variant) -> str:
@@ -331,8 +355,8 @@ def _token_step(variant: Variant) -> str:
     return f"PyTorch, not the native step. {why}"
 
 
-def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None, device: str,
-               batch: int = 1) -> KVCache:
+def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None,
+               device: str | tuple[str, ...], batch: int = 1) -> KVCache:
     if decoder.config.foreign:
         return ForeignCache(capacity)
     if dtype == "int8":

@@ -1,10 +1,12 @@
-"""The KV cache: keys and values of every layer, dense or as int8 codes, in one block of memory.
+"""The KV cache: keys and values of every layer, dense or as int8 codes, in one block of memory on each device.
 
 It knows tensors only. Letters as in engine/models/gpt.py: B batch, T new tokens, S tokens seen so far, L layers, K
 key/value heads, d head size, C capacity in tokens.
 """
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,21 +18,24 @@ class KVCache:
     """Keys and values of every layer in one block of memory, allocated once for `capacity` tokens.
 
     data: (2L, B, K, C, d), the keys of a layer before its values. k, v: its parts, one (B, K, C, d) view per layer.
+    device: of them all, or a name for each layer: there are several blocks then, and data is the first device's.
     `length` tokens are valid; writing past them extends it.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu",
-                 batch: int = 1) -> None:
-        shape = (2 * config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
-        self.data = torch.empty(shape, dtype=dtype, device=device)
-        parts = self.data.unbind(0)
+    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype,
+                 device: torch.device | str | tuple[str, ...] = "cpu", batch: int = 1) -> None:
+        layers = device if isinstance(device, tuple) else (device,) * config.n_layers
+        shape = (batch, config.n_kv_heads, capacity, config.head_dim)
+        self.blocks = _blocks(layers, shape, dtype)
+        self.data = self.blocks[0]
+        parts = tuple(part for block in self.blocks for part in block.unbind(0))
         self.k, self.v = parts[0::2], parts[1::2]
         self.capacity = capacity
         self.length = 0
 
     def tensors(self) -> list[Tensor]:
         """Everything allocated; the last dimension but one of each is the position."""
-        return [self.data]
+        return [*self.blocks]
 
     @property
     def nbytes(self) -> int:
@@ -78,17 +83,18 @@ class Int8KVCache(KVCache):
     data, k, v: codes. scale, k_scale, v_scale: one number instead of d. What is read comes back in `dtype`.
     """
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu",
-                 batch: int = 1) -> None:
+    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype,
+                 device: torch.device | str | tuple[str, ...] = "cpu", batch: int = 1) -> None:
         super().__init__(config, capacity, torch.int8, device, batch)
         self.dtype = dtype
-        self.scale = torch.empty((*self.data.shape[:-1], 1), device=device)  # (2L, B, K, C, 1)
-        parts = self.scale.unbind(0)
+        self.scales = [torch.empty((*block.shape[:-1], 1), device=block.device) for block in self.blocks]
+        self.scale = self.scales[0]  # (2L, B, K, C, 1)
+        parts = tuple(part for scale in self.scales for part in scale.unbind(0))
         self.k_scale, self.v_scale = parts[0::2], parts[1::2]
 
     def tensors(self) -> list[Tensor]:
         """Codes and scales."""
-        return [self.data, self.scale]
+        return [*self.blocks, *self.scales]
 
     def _write(self, layer: int, k: Tensor, v: Tensor, start: int, end: int) -> None:
         for x, codes, scales in ((k, self.k, self.k_scale), (v, self.v, self.v_scale)):
@@ -104,6 +110,12 @@ class Int8KVCache(KVCache):
         k = self.k[layer][:, :, start:end].to(self.dtype) * self.k_scale[layer][:, :, start:end].to(self.dtype)
         v = self.v[layer][:, :, start:end].to(self.dtype) * self.v_scale[layer][:, :, start:end].to(self.dtype)
         return k, v
+
+
+def _blocks(layers: tuple[torch.device | str, ...], shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Uninitialized memory (2n, *shape) for each run of n layers on one device."""
+    runs = [list(run) for _, run in groupby(layers)]
+    return [torch.empty((2 * len(run), *shape), dtype=dtype, device=run[0]) for run in runs]
 
 
 def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ class DeviceFacts:
 
     kind: "cpu", "cuda" or "mps". instruction_set: PyTorch's name for the CPU level in use ("AVX512", "AVX2", ...).
     native: the instruction set of the native token step, "" where there is none; native_missing: why there is none.
-    int8_kernels: fast products of 8-bit integers.
+    int8_kernels: fast products of 8-bit integers. spill: devices that take the layers for which this one has no room.
     memory_bytes: all there is. free_bytes_override: for tests of what does not fit.
     """
 
@@ -48,6 +48,7 @@ class DeviceFacts:
     sparse24: bool = False
     compiler: bool = False
     free_bytes_override: int | None = None
+    spill: tuple[DeviceFacts, ...] = ()
 
     @property
     def torch_name(self) -> str:
@@ -98,17 +99,26 @@ def find_devices() -> tuple[DeviceFacts, ...]:
 
 
 def pick_device(name: str | None = None) -> DeviceFacts:
-    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the preferred one. Raises DynoError."""
+    """The device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the preferred one. Raises DynoError.
+
+    A card that was not asked for by its number gives what it has no room for to other cards and the processor.
+    """
     from engine.errors import DynoError
 
     devices = find_devices()
-    if name is None:
-        return devices[0]
+    if name in (None, devices[0].kind):
+        return with_spill(devices)
     for device in devices:
         if name in (device.kind, device.torch_name):
             return device
     raise DynoError(f"There is no device {name!r} on this machine.",
                     f"Choose one of: {', '.join(d.torch_name for d in devices)}.")
+
+
+def with_spill(devices: tuple[DeviceFacts, ...]) -> DeviceFacts:
+    """The first device, the others behind it where their memory is not its own."""
+    first = devices[0]
+    return replace(first, spill=devices[1:]) if first.kind == "cuda" else first
 
 
 def _cpu() -> DeviceFacts:

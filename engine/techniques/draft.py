@@ -18,6 +18,7 @@ from engine.kernels.packing import ITEM_BYTES, packs
 from engine.kernels.scheme import Scheme
 from engine.models.config import ModelConfig
 from engine.models.devices import DeviceFacts
+from engine.models.placement import Placement
 from engine.techniques.base import BuildStep
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class Draft:
     the KV cache ("" for that of the activations). attention, compile, lookup: how the forward pass runs.
     embedding: scheme of the embedding ("" for dense). wants_16_bits: the recipe will cast to bf16 or fp16.
     wants_autocast: the dtype of the autocast it will have, "" for none. wants_codes: it will quantize the
-    blocks' weights. sizes_only: nothing is built from it, so techniques choose without reading a weight: which rows go
-    does not change how many stay.
+    blocks' weights. placement: which device holds which block, None where `device` holds them all. sizes_only:
+    nothing is built from it, so techniques choose without reading a weight: which rows go does not change how many
+    stay.
     """
 
     def __init__(self, masters: Masters, device: DeviceFacts, calibrator: Calibrator | None = None,
@@ -109,6 +111,7 @@ class Draft:
         self.embedding = ""
         self.layers = {layer.name: layer for layer in _slots(masters)}
         self.spent_s: dict[str, float] = {}
+        self.placement: Placement | None = None
 
     @property
     def cache_dtype(self) -> str:
@@ -137,6 +140,10 @@ class Draft:
             return name
         _, block, rest = name.split(".", 2)
         return f"blocks.{self.blocks.index(int(block))}.{rest}" if int(block) in self.blocks else None
+
+    def device_of(self, place: str) -> DeviceFacts:
+        """The device of a layer or tensor, under its name in the decoder."""
+        return self.device if self.placement is None else self.placement.of(place)
 
     def reference(self, name: str) -> Tensor:
         """The slot's fp32 master weight with pruned rows and columns gone, (rows, columns): read-only."""
@@ -212,10 +219,12 @@ class Draft:
         finally:
             self.spent_s[key] = self.spent_s.get(key, 0.0) + time.perf_counter() - started_s
 
-    def layer_bytes(self, layer: LayerDraft) -> int:
-        """Bytes of the slot's weight as the draft stands, padding of packed codes included."""
+    def layer_bytes(self, layer: LayerDraft, device: DeviceFacts | None = None) -> int:
+        """Bytes of the slot's weight as the draft stands, padding of packed codes included. device: where, by default
+        where the draft has it."""
         if layer.scheme is not None:
-            return layer.scheme.nbytes(layer.shape, self.dtype, self.device)
+            return layer.scheme.nbytes(layer.shape, self.dtype,
+                                       device or self.device_of(self.place(layer.name) or layer.name))
         return layer.numel * ITEM_BYTES[self.dtype]
 
     @property

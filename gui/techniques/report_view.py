@@ -123,6 +123,10 @@ class ReportView(QWidget):
             rows.append((self.tr("Zeros"), self.tr("{share} of the block weights").format(
                 share=percent_text(report.sparsity)), ""))
         rows.append((self.tr("Kernels"), kernels_text(report.kernels), ""))
+        if report.placement:
+            rows.append((self.tr("Devices"), engine_text(report.placement), self.tr(
+                "One device has no room for the whole model. Each token passes from one to the next, which takes time; "
+                "with fewer bits it may fit on the first.")))
         if report.token_step:
             rows.append((self.tr("Single tokens"), engine_text(report.token_step), self.tr(
                 "The native step computes a whole token in one call, without Python between its parts.")))
