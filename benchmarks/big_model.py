@@ -8,7 +8,8 @@ removed afterwards. Each recipe is loaded by a fresh process through the engine'
   has touched and not given back (VmRSS); its high-water mark is the kernel's own (VmHWM), so nothing is missed.
 - Both are what came on top of the process with torch loaded and no model open.
 
-    python benchmarks/big_model.py [--recipes int8-dynamic:head=int8,... ] [--layers 16] [--cancels 8]
+    python benchmarks/big_model.py [--recipes int8-dynamic:head=int8,... ] [--layers 16] [--vocabulary 128256]
+        [--cancels 8]
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--recipes", nargs="*", default=RECIPES)
     parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--vocabulary", type=int, default=SHAPE["vocab_size"])
     parser.add_argument("--cancels", type=int, default=8, help="loads stopped at random times, for the first recipe")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--cancel-after", type=float, help=argparse.SUPPRESS)
@@ -52,14 +54,14 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="big-model-"))
     try:
-        parameters, shards = write_model(folder, options.layers)
+        parameters, shards = write_model(folder, options.layers, options.vocabulary)
         size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
         print(f"{parameters / 1e9:.2f} billion weights, bf16, {shards} shards, {size / 1e9:.2f} GB on disk")
         for recipe in options.recipes:
-            _tell(recipe, _run(folder, recipe))
-        load_s = _run(folder, options.recipes[0])["load_s"]
+            _tell(recipe, measured(folder, recipe))
+        load_s = measured(folder, options.recipes[0])["load_s"]
         pick = random.Random(0)
-        late = [_run(folder, options.recipes[0], pick.uniform(0, load_s))["stopped_after_s"]
+        late = [measured(folder, options.recipes[0], pick.uniform(0, load_s))["stopped_after_s"]
                 for _ in range(options.cancels)]
         if late:
             print(f"{options.recipes[0]}: stopped at {len(late)} random times of a load of {load_s:.1f} s: "
@@ -68,7 +70,7 @@ def main() -> None:
         shutil.rmtree(folder)
 
 
-def write_model(folder: Path, layers: int) -> tuple[int, int]:
+def write_model(folder: Path, layers: int, vocabulary: int, shard_bytes: int = _SHARD_BYTES) -> tuple[int, int]:
     """A Llama shape with random bf16 weights as a sharded folder; its number of weights and of shards."""
     import torch
     from safetensors.torch import save_file
@@ -76,7 +78,7 @@ def write_model(folder: Path, layers: int) -> tuple[int, int]:
     from engine.models.checkpoint import sources
     from engine.models.config import ModelConfig
 
-    config = ModelConfig.from_hf(SHAPE | {"num_hidden_layers": layers})
+    config = ModelConfig.from_hf(SHAPE | {"num_hidden_layers": layers, "vocab_size": vocabulary})
     draw = torch.Generator().manual_seed(0)
     shard: dict[str, torch.Tensor] = {}
     where: dict[str, str] = {}
@@ -97,7 +99,7 @@ def write_model(folder: Path, layers: int) -> tuple[int, int]:
             shard[hf] = torch.ones(shape, dtype=torch.bfloat16) if norm else (
                 torch.randn(shape, generator=draw).mul_(0.02).to(torch.bfloat16))
             total, held = total + shard[hf].numel(), held + shard[hf].nbytes
-            if held > _SHARD_BYTES:
+            if held > shard_bytes:
                 flush()
     flush()
     index = {"metadata": {"total_size": 2 * total}, "weight_map": where}
@@ -107,7 +109,8 @@ def write_model(folder: Path, layers: int) -> tuple[int, int]:
     return total, number
 
 
-def _run(folder: Path, recipe: str, cancel_after_s: float | None = None) -> dict[str, float]:
+def measured(folder: Path, recipe: str, cancel_after_s: float | None = None) -> dict[str, float]:
+    """Load a folder in a process of its own; bytes and seconds by name. cancel_after_s: when the load is stopped."""
     command = [sys.executable, __file__, "--child", str(folder), "--recipes", recipe]
     if cancel_after_s is not None:
         command += ["--cancel-after", str(cancel_after_s)]

@@ -31,6 +31,7 @@ from engine.models.config import cache_bytes_per_token
 from engine.models.devices import DeviceFacts, torch_dtype
 from engine.models.foreign import ForeignCache, ForeignDecoder, ForeignMasters
 from engine.models.gpt import Decoder, attend_plain
+from engine.models.mapped import trim
 from engine.models.placement import SHARE, Placement, together
 from engine.models.spread import spread
 from engine.native.library import library
@@ -44,6 +45,7 @@ from engine.techniques.quantizing import quantizes
 from engine.words import agreed, counted
 
 _LARGE = 1 << 26  # weights of a layer whose building takes so long that it must be possible to walk away from it
+_TRIMMED = 1 << 20  # weights of a layer whose building leaves so much behind that it is worth giving back
 _COMPILED_CAPACITY = 512  # compiled caches have one of few sizes, each twice the last
 _SDPA = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
 
@@ -281,6 +283,8 @@ def _assemble(draft: Draft) -> Generator[BuildStep, None, Decoder]:
         _put(modules, place, kernel)
         del weights, reference
         draft.masters.release(layer.source)
+        if layer.numel >= _TRIMMED:
+            trim()
     linear = tuple(f"{name}." for name in draft.layers)
     for name in draft.masters:
         place = draft.place(name)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.aside import aside
 from engine.errors import DynoError, reason
 from engine.models.cache import KVCache
 from engine.models.checkpoint import LinearSlot, Masters, Opening, check_finite
@@ -176,6 +177,23 @@ def open_foreign(folder: Path) -> Opening:
     kind = str(raw.get("model_type"))
     yield "Opening the model with Transformers", 0, 0
     held = sum(math.prod(entry.shape) for entry in read_folder(folder).values())  # safetensors alone, headers checked
+    # from_pretrained cannot be stopped: whoever does not want to wait for it walks away, and what it makes is thrown
+    # away once it has ended.
+    waiting = aside(partial(_loaded, folder, raw, kind, held))
+    while True:
+        try:
+            next(waiting)
+        except StopIteration as made:
+            model, hf = made.value
+            break
+        yield "Opening the model with Transformers", 0, 0
+    yield from check_finite({name: partial(torch.Tensor.contiguous, p) for name, p in model.named_parameters()}, {})
+    config, splits = _tried(model, hf, kind)
+    return ForeignMasters(model, config, splits, folder)
+
+
+def _loaded(folder: Path, raw: Mapping[str, Any], kind: str, held: int) -> tuple[Any, Any]:
+    """The model and its configuration, as Transformers opens them. held: weights in the files. Raises DynoError."""
     transformers = _transformers(kind)
     with _quiet(transformers):
         try:
@@ -199,9 +217,7 @@ def open_foreign(folder: Path) -> Opening:
         raise DynoError(f"The checkpoint lacks the tensor {missing[0]}{more} of the architecture {kind!r}.",
                         "Download the model again.")
     model.eval().requires_grad_(False)
-    yield from check_finite({name: partial(torch.Tensor.contiguous, p) for name, p in model.named_parameters()}, {})
-    config, splits = _tried(model, hf, kind)
-    return ForeignMasters(model, config, splits, folder)
+    return model, hf
 
 
 def _check_size(transformers: Any, hf: Any, held: int, kind: str) -> None:

@@ -7,8 +7,10 @@ result. It knows nothing of models.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +22,23 @@ from engine.models.weight_files import Entry
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Pages nobody writes need no promise of memory: without it Linux refuses to map a file larger than the machine.
 _NO_RESERVE = 0x4000
+
+
+def trim() -> None:
+    """Give back what the allocator keeps of freed memory, where it is glibc's: on other threads than the first it lies
+    in heaps of 64 MB, and copies of one layer leave holes there in which the next layer's find no room."""
+    if _give_back is not None:
+        _give_back(0)
+
+
+def _glibc_trim() -> Callable[[int], int] | None:
+    if sys.platform != "linux":
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found
+
+
+_give_back = _glibc_trim()
 
 
 class MappedFile:

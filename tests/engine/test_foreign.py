@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from engine.hub.library import Library
 from engine.jobs import model_info, unavailable_techniques
 from engine.kernels.linear import LinearKernel
 from engine.models.checkpoint import load_masters
-from engine.models.foreign import ForeignCache, ForeignMasters
+from engine.models.foreign import ForeignCache, ForeignMasters, open_foreign
 from engine.models.known import transformers_has
 from engine.models.opening import model_context
 from engine.recipe import Recipe, parse_recipe
@@ -288,3 +289,25 @@ def test_the_list_of_models_calls_ready_what_transformers_has_code_for(opt: Path
 
 def test_the_context_is_known_before_the_model_is_opened(pair: Pair) -> None:
     assert model_context(pair.folder) == pair.session.config.context
+
+
+def test_a_load_by_transformers_can_be_walked_away_from(opt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, end = threading.Event(), threading.Event()
+    own = transformers.AutoModelForCausalLM.from_pretrained
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        begun.set()
+        assert end.wait(60)
+        return own(*arguments, **named)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", slow)
+    steps = open_foreign(opt)
+    next(steps)
+    while not begun.is_set():
+        next(steps)
+    assert next(steps)[0] == "Opening the model with Transformers"  # it is asked again and again, so it can be stopped
+    steps.close()
+    end.set()
+    for thread in threading.enumerate():
+        if thread.name == "building":
+            thread.join(60)

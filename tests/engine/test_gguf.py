@@ -170,6 +170,30 @@ def test_llama_cpp_says_the_same_tokens_as_we_do_of_stories(stories: Path, tmp_p
     assert llama_cpp_greedy(tmp_path / "model.gguf", ids, 100) == reply(session, ids)[0][:100]
 
 
+def test_llama_cpp_says_the_same_tokens_as_we_do_of_a_124m_gpt2(tmp_path: Path) -> None:
+    """Random weights in the shape of the smallest GPT-2. Among 50,257 random logits two are now and then so close that
+    rounding activations to fp16, which llama.cpp does and we do not, decides: from there on ours go on."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    folder = write_model(tmp_path / "gpt2", GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+                                                    "vocab_size": 50257})
+    exported(folder, tmp_path / "model.gguf", "gguf-f16")
+    session = open_session(tmp_path / "model.gguf")
+    assert session.masters.parameters == 124_439_808
+    ids = session.tokenizer.encode("Have you seen the Wren?")
+    ours = reply(session, ids)[0][:60]
+    model = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=128, n_threads=1, verbose=False, logits_all=True)
+    model.eval(ids)
+    for token in ours:  # as generate() goes on, but with our tokens
+        model.eval([token])
+    logits = np.array(model.scores[len(ids) - 1:len(ids) + len(ours) - 1])  # (60, V)
+    model.close()
+    theirs = logits.argmax(axis=1)
+    ties = [i for i, token in enumerate(ours) if theirs[i] != token]
+    assert len(set(ours)) > 20 and len(ties) <= 3
+    for i in ties:
+        assert logits[i, theirs[i]] - logits[i, ours[i]] < 0.01 * np.abs(logits[i]).max()
+
+
 def test_with_codes_llama_cpp_says_the_same_tokens_until_two_are_nearly_as_likely(stories: Path,
                                                                                   tmp_path: Path) -> None:
     """Beside Q8_0 weights it rounds activations to 8 bits, which we do not."""
