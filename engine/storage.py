@@ -89,13 +89,14 @@ class Store:
     # ------------------------------------------------------------------------------------------------ conversations
 
     def conversations(self, search: str = "") -> list[Conversation]:
-        """The newest first; with `search`, those whose title or any message contains it (a to z in either case)."""
+        """The newest first; with `search`, those whose title or any message contains it, one
+        of another branch too (a to z in either case)."""
         query = "SELECT id, title, created_s, updated_s, system_prompt FROM conversation c WHERE deleted_s IS NULL"
         values: tuple[str, ...] = ()
         if search:
             pattern = "%" + search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             query += (" AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM message m WHERE m.conversation_id = c.id"
-                      " AND m.archived = 0 AND m.text LIKE ? ESCAPE '\\'))")
+                      " AND m.text LIKE ? ESCAPE '\\'))")
             values = (pattern, pattern)
         with self._guard():
             rows = self._db.execute(query + " ORDER BY updated_s DESC, id DESC", values).fetchall()

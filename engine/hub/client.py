@@ -7,6 +7,7 @@ and retries without a way to stop it, and because its headers tell which program
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ _BESIDE = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer
            "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
            "chat_template.jinja", "chat_template.json", "README.md"}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_SHARD = re.compile(r"(.*?)(\d{1,6})-of-(\d{1,6})\.safetensors", re.ASCII)
 _REPO = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+_LONGEST_ANSWER = 32 << 20  # bytes; a repository of ten thousand files takes two million
 _TRUE = {"1", "on", "yes", "true"}
 
 
@@ -131,16 +134,21 @@ class Hub:
         self.allowed()
         patience = self.patience
         try:
-            response = get_session().get(f"{self.url}{path}", params=params, headers=self.headers(),
-                                         timeout=(patience.connect_s, patience.read_s, patience.read_s, None))
+            with get_session().stream("GET", f"{self.url}{path}", params=params, headers=self.headers(),
+                                      timeout=(patience.connect_s, patience.read_s, patience.read_s, None)) as response:
+                self.check(response, repo)
+                raw = bytearray()
+                for chunk in response.iter_bytes():
+                    raw += chunk
+                    if len(raw) > _LONGEST_ANSWER:
+                        raise faults.not_the_hub(self.url)
         except OfflineModeIsEnabled:
             raise faults.offline() from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
             raise faults.unreachable(self.url, error) from error
-        self.check(response, repo)
         try:
-            return response.json()
-        except ValueError:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
             raise faults.not_the_hub(self.url) from None
 
 
@@ -185,13 +193,28 @@ def _file(sibling: Any) -> RemoteFile | None:
                       "" if lfs is not None else str(sibling.blob_id or ""))
 
 
+def _shards(names: list[str]) -> set[str]:
+    """The files that belong to the index: "model-00001-of-00004" and its fellows; where there is no such set, the
+    largest one under another name, or all that are named otherwise. Other tools' whole copies beside them are none."""
+    sets: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        found = _SHARD.fullmatch(name)
+        if found is not None:
+            sets.setdefault((found[1], found[3]), set()).add(name)
+    whole = {key: held for key, held in sets.items() if len(held) == int(key[1])}
+    if whole:
+        return max(whole.items(), key=lambda item: (item[0][0] in ("model-", "model"), len(item[1])))[1]
+    return {name for name in names if not name.startswith(("consolidated", _SINGLE))}
+
+
 def _choices(files: list[RemoteFile]) -> tuple[FileChoice, ...]:
     by_name = {file.name: file for file in files}
     choices = []
     weights = [f for f in files if f.name.endswith(".safetensors") and not f.name.startswith("adapter_")]
     if _INDEX in by_name:
-        # Which shards there are stands in the index; all that are named alike is the same set, one request earlier.
-        weights = [f for f in weights if f.name.startswith("model-") and "-of-" in f.name]
+        # Which shards there are stands in the index; a whole set that is named alike is the same, one request earlier.
+        shards = _shards([f.name for f in weights])
+        weights = [f for f in weights if f.name in shards]
         weights += [by_name[_INDEX]] if weights else []
     elif _SINGLE in by_name:
         weights = [by_name[_SINGLE]]

@@ -108,8 +108,11 @@ def _prepare(models: Path, what: DownloadPlan) -> None:
         part.mkdir(parents=True, exist_ok=True)
         known = _read(part / _PLAN)
         if known != what:
-            for path in part.iterdir():  # of another commit: its bytes are not ours
-                path.unlink()
+            # Of another commit: of its bytes only those are ours that belong to a file with the same hash.
+            same = {f.name for f in what.files if known is not None and f in known.files and (f.sha256 or f.git_sha1)}
+            for path in part.iterdir():
+                if path.name.removesuffix(_UNFINISHED) not in same:
+                    path.unlink()
             _write(part / _PLAN, what)
     except OSError as error:
         raise faults.disk(error, part) from error
@@ -140,7 +143,7 @@ def _bring(what: DownloadPlan, file: Any, path: Path, hub: Hub, stopper: Stopper
     """One file: fetch, check, rename. A file that fails its check is thrown away; one that was put together from
     several connections is fetched a second time first, because the pieces may not have been one file's."""
     growing = path.with_name(f"{path.name}{_UNFINISHED}")
-    resumed = growing.exists()
+    again = False
     here = before
     transfer = Transfer(hub, what.repo, what.revision, stopper,
                         lambda words: tell(Step(here, file=file.name, note=words)))
@@ -151,13 +154,13 @@ def _bring(what: DownloadPlan, file: Any, path: Path, hub: Hub, stopper: Stopper
         tell(Step(here, file=file.name))
 
     while True:
-        transfer.fetch(file, growing, fetched)
+        pieced = transfer.fetch(file, growing, fetched)
         if verify(file, growing, stopper, lambda n: tell(Step(before + n, checking=True, file=file.name))):
             break
         _remove(growing)
-        if not resumed:
+        if again or not pieced:
             raise faults.damaged(file.name, hub.url)
-        resumed = False
+        again = True
     try:
         _settle(growing)
         os.replace(growing, path)

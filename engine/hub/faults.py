@@ -75,7 +75,14 @@ def not_the_hub(endpoint: str) -> HubError:
 def refused(status: int, code: str, repo: str, file: str, endpoint: str, token: bool,
             retry_after_s: float | None) -> HubError:
     """An answer with an error's status. code: the hub's X-Error-Code. token: one was sent."""
+    if not repo and status in (401, 403, 404) and not token:
+        return HubError(f"{host(endpoint)} refuses to be searched ({status}).",
+                        "Check HF_ENDPOINT; a mirror may ask for an access token.")
+    if not repo and status == 404:
+        return not_the_hub(endpoint)
     page = f"{endpoint}/{repo}"
+    if not repo and status == 403:
+        return HubError(f"{host(endpoint)} refuses to be searched (403).", "Enter a token that may search there.")
     if code == "GatedRepo" or status == 403:
         return HubError(f"{repo} is gated: its owner has to grant access first.",
                         f"Accept its terms at {page}, " + (

@@ -14,8 +14,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.hub import faults
 from engine.hub.client import Hub
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _HASH_CHUNK = 1 << 22
+T = TypeVar("T")
 Told = Callable[[int], None]
 """Called with the number of bytes of the file that are there."""
 
@@ -41,6 +43,7 @@ class Stopper:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._wake: threading.Event | None = None
 
     @property
     def stopped(self) -> bool:
@@ -51,6 +54,8 @@ class Stopper:
         """End whatever runs, now and in future."""
         self._event.set()
         with self._lock:
+            if self._wake is not None:
+                self._wake.set()
             if self._socket is not None:
                 with contextlib.suppress(OSError):  # it may have ended by itself
                     self._socket.shutdown(socket.SHUT_RDWR)
@@ -64,6 +69,33 @@ class Stopper:
         """Sleep, unless stopped. Raises Stopped."""
         if self._event.wait(seconds):
             raise Stopped
+
+    def unless_stopped(self, work: Callable[[], T], late: Callable[[T], None]) -> T:
+        """What `work` returns or raises, run on a thread of its own: connecting, and waiting for the first word of an
+        answer, have no socket that could be shut. Raises Stopped at once after stop(); `late` is then given what still
+        comes."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # handed on to whoever waits
+                future.set_exception(error)
+
+        either = threading.Event()
+        future.add_done_callback(lambda _future: either.set())
+        with self._lock:
+            self._wake = either
+        if self._event.is_set():
+            raise Stopped
+        threading.Thread(target=run, name="asking the hub", daemon=True).start()
+        either.wait()
+        with self._lock:
+            self._wake = None
+        if self._event.is_set():
+            future.add_done_callback(lambda done: late(done.result()) if done.exception() is None else None)
+            raise Stopped
+        return future.result()
 
     def watch(self, response: httpx2.Response | None) -> None:
         """The answer that is read now, None for none."""
@@ -82,9 +114,10 @@ class Transfer:
         self._hub, self._repo, self._revision = hub, repo, revision
         self._stopper, self._waiting = stopper, waiting
 
-    def fetch(self, file: RemoteFile, path: Path, told: Told) -> None:
-        """Bring `path` to the file's full length, from whatever it holds. Raises Stopped and DynoError."""
-        patience, failures = self._hub.patience, 0
+    def fetch(self, file: RemoteFile, path: Path, told: Told) -> bool:
+        """Bring `path` to the file's full length, from whatever it holds. Returns whether it was put together from
+        several answers, now or before. Raises Stopped and DynoError."""
+        patience, failures, pieces = self._hub.patience, 0, 2 * (_length(path) > 0)  # what lies there came earlier
         while True:
             self._stopper.check()
             have = _length(path)
@@ -93,7 +126,8 @@ class Transfer:
                 have = 0
             told(have)
             if have == file.nbytes and (have or path.exists()):
-                return
+                return pieces > 1
+            pieces += 1
             try:
                 self._receive(file, path, have, told)
                 continue
@@ -115,13 +149,16 @@ class Transfer:
         hub, patience = self._hub, self._hub.patience
         headers = hub.headers() | ({"range": f"bytes={have}-"} if have else {})
         timeout = (patience.connect_s, patience.read_s, patience.read_s, None)
+        client = get_session()
+        request = client.build_request("GET", hub.file_url(self._repo, self._revision, file.name), headers=headers,
+                                       timeout=timeout)
         try:
-            with get_session().stream("GET", hub.file_url(self._repo, self._revision, file.name), headers=headers,
-                                      timeout=timeout) as response:
+            with contextlib.closing(self._stopper.unless_stopped(
+                    lambda: client.send(request, stream=True), lambda late: late.close())) as response:
                 self._stopper.watch(response)
                 if response.status_code == 416:  # what is here is no beginning of what is there
                     _truncate(path)
-                    raise faults.unreachable(hub.url, ValueError("the rest was refused"), kept=True)
+                    raise faults.unreachable(hub.url, ValueError("the rest was refused, so the file begins anew"))
                 hub.check(response, self._repo, file.name)
                 if have and not _goes_on(response, have):
                     _truncate(path)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from engine.errors import DynoError, reason
 from engine.models.chat import ChatMessage
-from engine.models.chat_template import environment
+from engine.models.chat_template import compiled
 from engine.models.weight_files import bounded_text
 
 _LONGEST_TEXT = 16 << 20  # bytes of a settings file
@@ -38,7 +37,7 @@ class Tokenizer:
         self.chat_template = chat_template
         self._texts: dict[int, str] = {}
         self._special_ids: frozenset[int] | None = None
-        self._template: Template | None = None  # compiled when it is first asked for
+        self._template: Callable[..., str] | None = None  # compiled when it is first asked for
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -184,10 +183,10 @@ class Tokenizer:
             raise DynoError("The model has no chat template.", "Choose a chat model, or data of plain text.")
         try:
             if self._template is None:
-                self._template = environment().from_string(self.chat_template)
-            return str(self._template.render(
+                self._template = compiled(self.chat_template)
+            return self._template(
                 messages=[{"role": m.role, "content": m.content} for m in messages], add_generation_prompt=answering,
-                tools=None, documents=None, **self._special))
+                tools=None, documents=None, **self._special)
         except Exception as error:  # a template is a program from elsewhere: it may divide by zero or never end
             raise DynoError(f"The model's chat template refuses this conversation: {str(error)[:200].rstrip('.')}.",
                             "Remove the system prompt, or start a new chat.") from error

@@ -291,6 +291,27 @@ def test_the_command_line_exports(llama_folder: Path, tmp_path: Path, capsys: py
                     str(tmp_path / "no" / "x.gguf")]) == 1
 
 
+def test_tensors_that_would_not_be_used_are_not_passed_over(tmp_path: Path) -> None:
+    """Qwen 3 has no biases for us; a file with some is another model."""
+    exported(write_model(tmp_path / "model", QWEN3), tmp_path / "model.gguf", "gguf-f16")
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "biased.gguf", "qwen3")
+    for name, held in reader.fields.items():
+        if not name.startswith(("GGUF.", "general.architecture")):
+            kind = held.types[0]
+            writer.add_key_value(name, held.contents(), kind, held.types[-1] if len(held.types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("blk.0.attn_q.bias", np.zeros(64, np.float32))
+    writer.add_tensor("blk.1.attn_q.bias", np.zeros(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(DynoError, match=r"holds blk\.0\.attn_q\.bias and 1 more tensor, for which .* no use"):
+        load_model(tmp_path / "biased.gguf")
+
+
 def test_an_export_that_is_stopped_leaves_what_was_there(llama_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.gguf"
     out.write_bytes(b"what was there")

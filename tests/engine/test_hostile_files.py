@@ -267,6 +267,19 @@ def test_an_absurd_number_of_layers_is_refused_before_any_list_is_made(folder: P
     "{{ 1 / 0 }}", "{{ messages[0].content + 1 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "{{ 'a' * 300000000 }}", "{{ [0] * 300000000 }}", "{{ '%1000000000d' % 1 }}", "{{ '%1000000000d'|format(1) }}",
     "{{ '{:1000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 1000000000) }}", "{{ 'a'.ljust(1000000000) }}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a + n.a %}{% endfor %}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+    "{% set n = namespace(a=['a']) %}{% for i in range(60) %}{% set n.a = n.a + n.a %}{% endfor %}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set x %}{{ n.a }}{{ n.a }}{% endset %}"
+    "{% set n.a = x %}{% endfor %}",
+    "{% macro m(a, n) %}{% if n %}{{ m(a ~ a, n - 1) }}{% else %}{{ a }}{% endif %}{% endmacro %}{{ m('ab', 60) }}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a|replace('a', n.a) %}{% endfor %}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a.replace('a', n.a) %}{% endfor %}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = [n.a, n.a]|join(n.a) %}{% endfor %}",
+    "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a.join([n.a, n.a]) %}{% endfor %}",
+    "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+    "{% for i in range(90000) %}{{ 'abcdefghijklmnopqrstuvwxyz' }}{% endfor %}",
     "{{ 10 ** 1000000 }}", "{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ 1 / 0 }}",
 ])
 def test_a_chat_template_that_misbehaves_is_one_sentence(folder: Path, template: str) -> None:

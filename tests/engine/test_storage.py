@@ -180,3 +180,12 @@ def test_drafts_are_kept_for_each_conversation_and_go_with_it(store: Store, tmp_
     store._db.execute("DELETE FROM conversation")
     with closing(Store(tmp_path / "db")) as again:
         assert again.draft(talk) == {}
+
+
+def test_a_search_finds_what_stands_in_another_branch(store: Store) -> None:
+    one = store.new_conversation("First")
+    asked = store.add_message(one.id, "user", "about walruses")
+    store.replace_from(one.id, asked.id, "user", "about seals")
+    store.add_message(store.new_conversation("Second").id, "user", "about nothing")
+    assert [c.title for c in store.conversations("walrus")] == ["First"]
+    assert [c.title for c in store.conversations("seals")] == ["First"]

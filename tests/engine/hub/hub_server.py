@@ -39,11 +39,12 @@ class Repository:
 class Fault:
     """What happens to one request for a file's bytes. file: only to one whose path ends like this. after: bytes sent
     before the connection is cut. hold: instead of cutting, keep it open without a byte until the server stops, setting
-    `held`. reset: cut by RST. status: answer with this error. body: send these bytes for the right ones. plain: ignore
-    the range."""
+    `held`. mute: say nothing at all until the server stops, setting `held`. reset: cut by RST. status: answer with this
+    error. body: send these bytes for the right ones. plain: ignore the range."""
 
     after: int | None = None
     hold: bool = False
+    mute: bool = False
     reset: bool = False
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -248,6 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
             fault = next((f for f in self.hub.faults if self.command == "GET" and path.endswith(f.file)), None)
             if fault is not None:
                 self.hub.faults.remove(fault)
+        if fault is not None and fault.mute:
+            fault.held.set()
+            self.hub.stopping.wait()
+            self.close_connection = True
+            return
         if fault is not None and fault.status:
             self._answer(fault.status, b"", fault.headers)
             return

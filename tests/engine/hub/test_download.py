@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from engine.hub.client import Hub, Patience
 from engine.hub.download import Step, arrived, begin, discard, plan, run, source, unfinished
 from engine.hub.library import Library
 from engine.hub.records import DownloadPlan
-from engine.hub.transfer import Pace, Stopped, Stopper
+from engine.hub.transfer import Pace, Stopped, Stopper, Transfer
 from tests.conftest import ROOT
 from tests.engine.hub.conftest import QUICK
 from tests.engine.hub.hub_server import COMMIT, TOKEN, Fault, HubServer
@@ -206,10 +207,12 @@ def test_more_bytes_than_promised_are_damage(repository: HubServer, hub: Hub, mo
 
 def test_a_newer_commit_does_not_mix_with_an_older_one(
         repository: HubServer, hub: Hub, models: Path, llama_folder: Path) -> None:
-    old = planned(hub, models)
-    begin(models, old)
+    held = repository.repositories[REPO]
+    right = held.files["config.json"]
+    held.files["config.json"] = b"{}"
+    begin(models, planned(hub, models))
     (models / f"{FOLDER}.part" / "config.json").write_text("{}")
-    repository.repositories[REPO].commit = "a" * 40
+    held.files["config.json"], held.commit = right, "a" * 40
     path = fetched(hub, models)
     assert_whole(path, llama_folder)
     repository.repositories[REPO].commit = "b" * 40
@@ -395,3 +398,70 @@ def test_a_plan_with_names_that_lead_elsewhere_is_no_plan(name: str) -> None:
         DownloadPlan.from_json(raw)
     with pytest.raises(ValueError):
         DownloadPlan.from_json(raw | {"folder": name, "files": []})
+
+
+def test_a_moved_commit_keeps_what_has_the_same_hash(repository: HubServer, hub: Hub, models: Path,
+                                                     llama_folder: Path, weights: bytes) -> None:
+    begin(models, planned(hub, models))
+    part = models / f"{FOLDER}.part"
+    (part / "model.safetensors.incomplete").write_bytes(weights[:7000])
+    (part / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
+    held = repository.repositories[REPO]
+    held.commit = "c" * 40
+    held.files["config.json"] = held.files["config.json"] + b"\n"
+    path = fetched(hub, models)
+    assert repository.asked("sig=abc")[-1].range == "bytes=7000-", "the same weights were fetched anew"
+    assert (path / "config.json").read_bytes() == held.files["config.json"]
+    assert (path / "model.safetensors").read_bytes() == weights
+
+
+def test_pieces_of_one_run_that_do_not_belong_together_are_fetched_anew_once(
+        repository: HubServer, hub: Hub, models: Path, llama_folder: Path, weights: bytes) -> None:
+    wrong = bytes([weights[0] ^ 1]) + weights[1:]
+    repository.faults = [Fault(file=WEIGHTS, after=5000, body=wrong)]  # its first piece is another file's
+    assert_whole(fetched(hub, models), llama_folder)
+    assert [request.range for request in repository.asked("sig=abc")] == ["", "bytes=5000-", ""]
+
+
+def test_pieces_that_never_belong_together_end_as_damage(repository: HubServer, hub: Hub, models: Path,
+                                                         weights: bytes) -> None:
+    wrong = bytes([weights[0] ^ 1]) + weights[1:]
+    repository.faults = [Fault(file=WEIGHTS, after=5000, body=wrong), Fault(file=WEIGHTS),
+                         Fault(file=WEIGHTS, after=5000, body=wrong)]
+    with pytest.raises(DynoError, match="arrived damaged"):
+        fetched(hub, models)
+    assert len(repository.asked("sig=abc")) == 4
+
+
+def test_pausing_does_not_wait_for_an_answer_that_has_not_begun(repository: HubServer, models: Path,
+                                                                llama_folder: Path) -> None:
+    hub = Hub(repository.url, patience=Patience(read_s=600.0))
+    hold = Fault(file=WEIGHTS, mute=True)
+    repository.faults = [hold]
+    stopper, ended = Stopper(), threading.Event()
+
+    def work() -> None:
+        with pytest.raises(Stopped):
+            fetched(hub, models, stopper)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert hold.held.wait(30)
+    stopper.stop()
+    assert ended.wait(20), "the pause waited for the hub"
+    thread.join()
+    assert_whole(fetched(Hub(repository.url, patience=QUICK), models), llama_folder)
+
+
+def test_the_sentence_after_a_refused_rest_promises_nothing(repository: HubServer, hub: Hub, models: Path,
+                                                            weights: bytes) -> None:
+    what = planned(hub, models)
+    file = next(f for f in what.files if f.name == "model.safetensors")
+    transfer = Transfer(replace(hub, patience=replace(QUICK, tries=1)), REPO, what.revision, Stopper())
+    models.mkdir(parents=True, exist_ok=True)
+    (models / "x").write_bytes(weights[:5000])
+    repository.faults = [Fault(file=WEIGHTS, status=416)]
+    with pytest.raises(DynoError) as raised:
+        transfer.fetch(file, models / "x", lambda _n: None)
+    assert "kept" not in raised.value.hint and (models / "x").stat().st_size == 0

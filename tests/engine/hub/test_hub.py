@@ -113,7 +113,12 @@ def test_absent_private_and_gated_models_each_have_their_sentence(server: HubSer
     (Fault(status=503), "has trouble of its own"),
     (Fault(body=b"<html>please log in</html>"), "does not answer as the hub does"),
     (Fault(body=b'{"no": "list"}'), "does not answer as the hub does"),
-    (Fault(body=b"[17]"), "does not answer as the hub does")])
+    (Fault(body=b"[17]"), "does not answer as the hub does"),
+    (Fault(body=b"[" * 100_000), "does not answer as the hub does"),
+    (Fault(body=b"[" + b" " * (33 << 20) + b"]"), "does not answer as the hub does"),
+    (Fault(status=401), r"127\.0\.0\.1:\d+ refuses to be searched \(401\)"),
+    (Fault(status=403), r"127\.0\.0\.1:\d+ refuses to be searched \(403\)"),
+    (Fault(status=404), r"127\.0\.0\.1:\d+ refuses to be searched \(404\)")])
 def test_a_search_that_fails_says_what_and_what_to_do(
         server: HubServer, hub: Hub, fault: Fault, words: str) -> None:
     server.api_faults = [fault]
@@ -180,3 +185,21 @@ def test_a_borrowed_token_goes_to_the_hub_it_is_for_and_no_token_goes_in_clear_t
     for hub in ("http://mirror.example", "http://127.0.0.1:8080"):
         tokens.keep(hub, "hf_own")
     assert tokens.get("http://mirror.example") == "" and tokens.get("http://127.0.0.1:8080") == "hf_own"
+
+
+@pytest.mark.parametrize(("names", "chosen"), [
+    (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "consolidated.safetensors"],
+     ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]),
+    (["weights-1-of-2.safetensors", "weights-2-of-2.safetensors", "model.safetensors"],
+     ["weights-1-of-2.safetensors", "weights-2-of-2.safetensors"]),
+    (["model-00001.safetensors", "model-00002.safetensors", "consolidated.00.safetensors"],
+     ["model-00001.safetensors", "model-00002.safetensors"]),
+    (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "x-1-of-3.safetensors",
+      "x-2-of-3.safetensors", "x-3-of-3.safetensors"],
+     ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])])
+def test_shards_are_found_whatever_they_are_called(server: HubServer, hub: Hub, names: list[str],
+                                                   chosen: list[str]) -> None:
+    server.add("a/odd", files=dict.fromkeys((*names, "config.json", "model.safetensors.index.json"), b"{}"))
+    files = [file.name for file in hub.look("a/odd").choices[0].files]
+    assert [name for name in files if name.endswith(".safetensors")] == chosen
+    assert "model.safetensors.index.json" in files
