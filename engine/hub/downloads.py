@@ -21,6 +21,7 @@ from engine.hub.transfer import Pace, Stopped, Stopper
 
 log = logging.getLogger(__name__)
 _TELL_EVERY_S = 0.1
+_TICK_S = 0.5
 
 
 @dataclass
@@ -142,21 +143,12 @@ class Downloads:
                     self._show(item, state=FAILED, summary=error.summary, hint=error.hint)
 
     def _carry_out(self, item: _Item) -> None:
-        plan, pace, told_s = item.view.plan, Pace(), 0.0
-
-        def tell(step: Step) -> None:
-            nonlocal told_s
-            now_s = time.monotonic()
-            if not step.checking:
-                pace.note(step.done, now_s)
-            if now_s - told_s >= _TELL_EVERY_S or step.note != item.view.note:
-                told_s = now_s
-                self._show(item, state=CHECKING if step.checking else RUNNING, done=step.done, speed=pace.speed(),
-                           left_s=pace.left_s(plan.nbytes - step.done), note=step.note)
-
+        plan = item.view.plan
+        progress = _Progress(plan.nbytes, lambda **changes: self._show(item, **changes))
         try:
             self._show(item, state=RUNNING)
-            path = run(self._models, plan, self._hub(), item.stopper, tell)
+            with progress:
+                path = run(self._models, plan, self._hub(), item.stopper, progress.tell)
         except Stopped:
             self._show(item, state=PAUSED, done=arrived(self._models, plan), note="", speed=0.0, left_s=-1.0)
         except Exception as error:  # told to the user in words, and the next one gets its turn
@@ -175,3 +167,43 @@ class Downloads:
             item.view = replace(item.view, **changes)  # type: ignore[arg-type]
             view = item.view
         self._tell(view)
+
+
+class _Progress:
+    """How far a download is, shown a few times a second; and when nothing comes too, so that the last bytes before a
+    silence are counted and the speed falls to nothing."""
+
+    def __init__(self, nbytes: int, show: Callable[..., None]) -> None:
+        self._nbytes, self._show = nbytes, show
+        self._pace, self._shown_s, self._last = Pace(), 0.0, Step(0)
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="download progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._ticker.start()
+
+    def __exit__(self, *_error: object) -> None:
+        self._end.set()
+        self._ticker.join()
+
+    def tell(self, step: Step) -> None:
+        """A step was made."""
+        with self._lock:
+            news = step.note != self._last.note
+            self._last = step
+            self._note(_TELL_EVERY_S if not news else 0.0)
+
+    def _tick(self) -> None:
+        while not self._end.wait(_TICK_S):
+            with self._lock:
+                self._note(_TICK_S)
+
+    def _note(self, every_s: float) -> None:
+        step, now_s = self._last, time.monotonic()
+        if not step.checking:
+            self._pace.note(step.done, now_s)
+        if now_s - self._shown_s < every_s:
+            return
+        self._shown_s = now_s
+        self._show(state=CHECKING if step.checking else RUNNING, done=step.done, speed=self._pace.speed(),
+                   left_s=self._pace.left_s(self._nbytes - step.done), note=step.note)

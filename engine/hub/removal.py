@@ -14,6 +14,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from engine.errors import DynoError
 from engine.hub import faults
 from engine.hub.catalogue import is_weights
@@ -39,10 +41,17 @@ class Removed:
             os.rename(self.aside, self.path)
         except OSError as error:
             raise faults.disk(error, self.path) from error
+        self._leave()
 
     def settle(self) -> None:
         """Delete it for good. Raises DynoError."""
         _delete(self.aside)
+        self._leave()
+
+    def _leave(self) -> None:
+        """The folder that this program made goes with the last model in it."""
+        with contextlib.suppress(OSError):
+            self.aside.parent.rmdir()
 
 
 def remove(model: ModelOnDisk, models: Path, library: Library, cache: Path | None = None) -> Removed | None:
@@ -61,11 +70,29 @@ def remove(model: ModelOnDisk, models: Path, library: Library, cache: Path | Non
 
 
 def settle_all(models: Path) -> None:
-    """Delete what earlier runs have left aside. Raises DynoError."""
+    """Delete what earlier runs have left aside. What another program that still runs has moved there stays: its user
+    may want it back. Raises DynoError."""
     aside = models / ASIDE
     if aside.is_dir() and not aside.is_symlink():
         for path in aside.iterdir():
-            _delete(path)
+            if not _in_use(path.name):
+                _delete(path)
+
+
+def _own_name() -> str:
+    """The folder of this program: its number, and since when it has run, because numbers come again."""
+    return f"{os.getpid()}-{psutil.Process().create_time():.0f}"
+
+
+def _in_use(name: str) -> bool:
+    """Whether a folder is that of another program which still runs."""
+    number, _, since = name.partition("-")
+    if not (number.isdigit() and since.isdigit()) or name == _own_name():
+        return False
+    try:
+        return abs(psutil.Process(int(number)).create_time() - int(since)) < 2
+    except psutil.Error:
+        return False
 
 
 def _own(path: Path, models: Path) -> Path:
@@ -82,9 +109,9 @@ def _own(path: Path, models: Path) -> Path:
 
 
 def _move_aside(path: Path, models: Path) -> Removed:
-    folder = models / ASIDE
+    folder = models / ASIDE / _own_name()
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         number, aside = 1, folder / path.name
         while aside.exists():
             number += 1

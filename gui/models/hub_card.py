@@ -56,8 +56,9 @@ class HubCard(QFrame):
         column.setSpacing(6)
         column.addWidget(self._name)
         wanted = QHBoxLayout()
-        wanted.addWidget(self.choice, 1)
         wanted.addWidget(self.download)
+        wanted.addStretch()
+        column.addWidget(self.choice)
         column.addLayout(wanted)  # above what may have to scroll
         for widget in (self.status, self._gate):
             column.addWidget(widget)

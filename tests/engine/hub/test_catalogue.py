@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from engine.hub.records import ModelOnDisk
 from engine.hub.removal import remove, settle_all
 from engine.models.devices import pick_device, with_free_bytes
 from engine.paths import bundled_model
+from tests.conftest import ROOT
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -286,3 +289,26 @@ def test_a_gguf_file_beside_other_weights_is_removed_alone(
     removed = remove(ModelOnDisk(str(folder / "one.gguf"), "one", "app", "gguf"), models, Library(data))
     assert removed is not None and removed.path == folder / "one.gguf"
     assert (folder / "model.safetensors").is_file()
+
+
+def test_what_another_running_program_has_removed_can_still_be_had_back_there(
+        data: Path, models: Path, llama_folder: Path) -> None:
+    shutil.copytree(llama_folder, models / "mine")
+    child = subprocess.Popen([sys.executable, "-c", """
+import sys
+from pathlib import Path
+from engine.hub.removal import _move_aside
+removed = _move_aside(Path(sys.argv[1]) / "mine", Path(sys.argv[1]))
+print(removed.aside, flush=True)
+sys.stdin.read()
+""", str(models)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert child.stdout is not None and child.stdin is not None
+    aside = Path(child.stdout.readline().strip())
+    assert not (models / "mine").exists()
+    settle_all(models)
+    assert (aside / "config.json").is_file()
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait(30) == 0
+    settle_all(models)
+    assert not aside.exists()

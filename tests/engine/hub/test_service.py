@@ -106,6 +106,16 @@ def test_a_paused_download_goes_on_and_others_wait_their_turn(
     assert listener.state(DONE).view.key == waiting.key
 
 
+def test_what_came_before_a_silence_is_shown_and_the_speed_falls(listener: Listener, server: HubServer) -> None:
+    hold = Fault(file="model.safetensors", after=5000, hold=True)
+    server.faults = [hold]
+    begin(listener)
+    assert hold.held.wait(30)
+    shown = listener.wait(DownloadChanged, lambda event: event.view.state == RUNNING and event.view.done >= 5000)
+    listener.service.pause(shown.view.key)
+    assert listener.state(PAUSED).view.speed == 0
+
+
 def test_closing_pauses_and_the_next_start_finds_it(
         listener: Listener, server: HubServer, tmp_path: Path, models: Path) -> None:
     hold = Fault(file="model.safetensors", after=5000, hold=True)
