@@ -90,7 +90,7 @@ def _in_use(name: str) -> bool:
     if not (number.isdigit() and since.isdigit()) or name == _own_name():
         return False
     try:
-        return abs(psutil.Process(int(number)).create_time() - int(since)) < 2
+        return bool(abs(psutil.Process(int(number)).create_time() - int(since)) < 2)
     except psutil.Error:
         return False
 
