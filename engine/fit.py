@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import DynoError
-from engine.models.config import ModelConfig, cache_bytes_per_token
+from engine.models.config import ModelConfig, cache_bytes_per_token, read_hf
 from engine.models.devices import DeviceFacts, pick_device
+from engine.models.families import family_of
 from engine.models.gguf_header import is_gguf, read_gguf
 from engine.models.gguf_names import config_of
+from engine.models.known import transformers_has
 from engine.models.placement import SHARE, together
 from engine.models.weight_files import Entry, read_folder
 from engine.recipe import Recipe
@@ -40,6 +42,7 @@ class Fit:
     moment. run_bytes: activations of a prompt and the logits. peak_bytes: the most there is at any one time.
     free_bytes: what can be had now on the device, or on all that are needed. file_bytes: weights on the disk. stored:
     type of most of them there. placement: which layers would lie where, "" where one device holds them all.
+    master_bytes: of a model that Transformers runs, the weights as loaded, which stay in memory beside the recipe's.
     """
 
     architecture: str
@@ -54,18 +57,20 @@ class Fit:
     run_bytes: int
     free_bytes: int
     placement: str = ""
+    master_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """The most at any one time: while the largest layer is built, or while the model runs at its full context."""
-        return self.weight_bytes + max(self.build_bytes, self.kv_bytes + self.run_bytes)
+        return self.master_bytes + self.weight_bytes + max(self.build_bytes, self.kv_bytes + self.run_bytes)
 
     @property
     def loads(self) -> bool:
         """Whether the weights can be built now; a full context may still be too long."""
         if self.placement:
             return True
-        return self.weight_bytes + self.build_bytes <= self.free_bytes and self.weight_bytes <= SHARE * self.free_bytes
+        weights = self.master_bytes + self.weight_bytes
+        return weights + self.build_bytes <= self.free_bytes and weights <= SHARE * self.free_bytes
 
     @property
     def fits(self) -> bool:
@@ -81,8 +86,10 @@ def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None, 
     from engine.models.checkpoint import Masters, sources
     from engine.variant import device_for
 
-    config, entries = read_headers(Path(path))
     device = device_for(device or pick_device(), recipe)
+    if _foreign(Path(path)):
+        return _of_foreign(Path(path), recipe, context, device)
+    config, entries = read_headers(Path(path))
     masters = Masters(config, {}, unmapped=_unmapped(entries))
     draft = _drafted(masters, recipe, device)
     tokens = min(context or draft.config.context, draft.config.context)
@@ -94,9 +101,36 @@ def estimate(path: Path, recipe: Recipe = Recipe(), context: int | None = None, 
         file_bytes=sum(e.end - e.begin for e in entries.values()), weight_bytes=draft.total_bytes(),
         mapped_bytes=int(rows * columns * item) if draft.maps_embedding else 0,
         kv_bytes=tokens * cache_bytes_per_token(draft.config, draft.cache_dtype),
-        build_bytes=max(_build_bytes(draft, layer, parts[layer.source], item) for layer in draft.layers.values()),
+        build_bytes=max(_build_bytes(draft, layer, _lies(parts[layer.source]), item)
+                        for layer in draft.layers.values()),
         run_bytes=_run_bytes(draft.config, tokens), free_bytes=device.free_bytes())
     return fit if fit.loads or not device.spill else _over_several(fit, masters, recipe, device)
+
+
+def _foreign(path: Path) -> bool:
+    kind = None if is_gguf(path) else read_hf(path).get("model_type")
+    return isinstance(kind, str) and family_of(kind) is None and transformers_has(kind)
+
+
+def _of_foreign(path: Path, recipe: Recipe, context: int | None, device: DeviceFacts) -> Fit:
+    """Of a model that Transformers runs, from its modules without their weights. A dense recipe in the file's own type
+    shares the weights as loaded; any other has its own beside them."""
+    from engine.models.foreign import sketched
+
+    masters, entries = sketched(path), read_folder(path)
+    draft = _drafted(masters, recipe, device)
+    stored = stored_type(entries)
+    file_bytes, item = sum(e.end - e.begin for e in entries.values()), _item_bytes(entries)
+    same = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}[draft.dtype] == stored
+    kept = sum(layer.numel * item for layer in draft.layers.values() if layer.scheme is not None)
+    tokens = min(context or draft.config.context, draft.config.context)
+    return Fit(
+        architecture=draft.config.model_type, parameters=masters.parameters, context=tokens, stored=stored,
+        file_bytes=file_bytes, weight_bytes=draft.total_bytes(), mapped_bytes=0,
+        kv_bytes=tokens * cache_bytes_per_token(draft.config, draft.cache_dtype),
+        build_bytes=max(_build_bytes(draft, layer, True, item) for layer in draft.layers.values()),
+        run_bytes=_run_bytes(draft.config, tokens), free_bytes=device.free_bytes(),
+        master_bytes=int(kept) if same else int(masters.parameters * item))
 
 
 def _drafted(masters: Masters, recipe: Recipe, device: DeviceFacts) -> Draft:
@@ -154,14 +188,18 @@ def _item_bytes(entries: dict[str, Entry]) -> float:
     return 2 if stored_type(entries) in ("F16", "BF16") else 4
 
 
-def _build_bytes(draft: Draft, layer: LayerDraft, source: Source, item: float) -> int:
+def _lies(source: Source) -> bool:
+    """Whether a weight is a part of the file as it lies there."""
+    return len(source.names) == 1 and not source.transposed and not source.interleaved
+
+
+def _build_bytes(draft: Draft, layer: LayerDraft, whole: bool, item: float) -> int:
     """What building one layer needs beside its result: the weight put together where it is no view of the file, fp32
     copies where the recipe edits it, and what lies between a weight and its codes."""
     if layer.name == "head" and draft.shares_embedding:
         return 0
     cut = layer.rows is not None or layer.columns is not None
-    lies = len(source.names) == 1 and not source.transposed and not source.interleaved and not cut
-    need = 0.0 if lies else item * layer.numel
+    need = 0.0 if whole and not cut else item * layer.numel
     if layer.edits or not (layer.scheme is None or layer.scheme.any_float):
         need += (8 if layer.edits else 4) * layer.numel
     if layer.scheme is not None and layer.scheme.name == "int4":

@@ -234,6 +234,45 @@ def _check_size(transformers: Any, hf: Any, held: int, kind: str) -> None:
                     f"architecture {kind!r}.", "Download the model again.")
 
 
+def sketched(folder: Path) -> ForeignMasters:
+    """The model's shapes without a weight, for estimates. Raises DynoError."""
+    kind, held = str(read_hf(folder).get("model_type")), read_folder(folder)
+    transformers = _transformers(kind)
+    with _quiet(transformers):
+        try:
+            hf = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            _check_size(transformers, hf, sum(math.prod(entry.shape) for entry in held.values()), kind)
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(hf)
+            text, head, embed = hf.get_text_config(), model.get_output_embeddings(), model.get_input_embeddings()
+            heads = int(getattr(text, "num_attention_heads", 1) or 1)
+            hidden = int(embed.weight.shape[1])
+            kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+            if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+                kv_heads = 1  # Falcon and GPT-BigCode
+            wide = int(getattr(text, "head_dim", None) or int(getattr(text, "hidden_size", hidden)) // heads)
+            config = _shape(kind, text, head, hidden, int(text.num_hidden_layers), heads, kv_heads, wide,
+                            head.weight is embed.weight)
+            return ForeignMasters(model, config, False, folder)
+        except DynoError:
+            raise
+        except Exception as error:  # whatever a foreign folder makes a foreign library raise
+            raise DynoError(f"The architecture {kind!r} gives no estimate: {reason(error)}.", _OTHER) from error
+
+
+def _shape(kind: str, text: Any, head: Any, hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int,
+           tied: bool, ends: Any = None) -> ModelConfig:
+    return ModelConfig(
+        model_type=kind, vocab_size=head.out_features, hidden_size=hidden, n_layers=layers, n_heads=heads,
+        n_kv_heads=kv_heads, head_dim=head_dim,
+        intermediate_size=int(getattr(text, "intermediate_size", None) or 4 * hidden),
+        context=_context(text),
+        norm_eps=1e-5, activation="", gated=False, layer_norm=False, learned_positions=True,
+        tied=tied, bos_id=getattr(text, "bos_token_id", None),
+        eos_ids=tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),),
+        foreign=True)
+
+
 def foreign_context(folder: Path) -> int:
     """Tokens that such a model can hold, from its configuration alone. Raises DynoError."""
     kind = str(read_hf(folder).get("model_type"))
@@ -309,15 +348,8 @@ def _tried(model: Any, hf: Any, kind: str) -> tuple[ModelConfig, bool]:
     kv_heads = per_layer // tensors[0].shape[-1] if even else 1
     ends = getattr(model.generation_config, "eos_token_id", None)
     hidden = int(embed.weight.shape[1])
-    return ModelConfig(
-        model_type=kind, vocab_size=head.out_features, hidden_size=hidden, n_layers=layers, n_heads=heads,
-        n_kv_heads=kv_heads, head_dim=per_layer // kv_heads,
-        intermediate_size=int(getattr(text, "intermediate_size", None) or 4 * hidden),
-        context=_context(text),
-        norm_eps=1e-5, activation="", gated=False, layer_norm=False, learned_positions=True,
-        tied=head.weight is embed.weight, bos_id=getattr(text, "bos_token_id", None),
-        eos_ids=tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),),
-        foreign=True), splits
+    return _shape(kind, text, head, hidden, layers, heads, kv_heads, per_layer // kv_heads,
+                  head.weight is embed.weight, ends), splits
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -74,9 +74,13 @@ class DownloadLine(QFrame):
         self.bar.setValue(round(1000 * view.done / view.plan.nbytes) if view.plan.nbytes else 1000)
         self.bar.setVisible(view.state != DONE)
         self.bar.setAccessibleName(self.tr("Progress of {name}").format(name=name))
-        self.pause.setVisible(view.state in _BUSY)
-        self.resume.setVisible(view.state in (PAUSED, FAILED))
-        self.open.setVisible(view.state == DONE)
+        focused = any(button.hasFocus() for button in (self.pause, self.resume))
+        shown = {self.pause: view.state in _BUSY, self.resume: view.state in (PAUSED, FAILED),
+                 self.open: view.state == DONE}
+        for button, visible in sorted(shown.items(), key=lambda item: not item[1]):
+            button.setVisible(visible)
+            if visible and focused:  # it would else go on to the button that throws the download away
+                button.setFocus()
         for button, words in ((self.pause, self.tr("Pause; what has arrived is kept")),
                               (self.resume, self.tr("Resume where it stopped")),
                               (self.close_button, self.tr("Hide") if view.state == DONE else

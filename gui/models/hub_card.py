@@ -106,8 +106,7 @@ class HubCard(QFrame):
         self.status.setText(f"{engine_text(summary)} {engine_text(hint)}".strip())
         self._show_choices()
         self.retry.show()
-        if "token" in hint:
-            self._token_row.show()
+        self._token_row.setVisible("token" in hint or self._gate.isVisibleTo(self))
 
     def show_free(self, free: int) -> None:
         """Bytes that are free where downloads go."""

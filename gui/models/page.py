@@ -223,6 +223,9 @@ class ModelsPage(QWidget):
     def _show_removal(self, event: ModelRemoved) -> None:
         self._settle()
         self._asked.discard(event.model.path)
+        for line in self.downloads.lines.values():
+            if line.path == event.model.path:
+                self.service.discard(line.key)  # it would go on offering to open what is gone
         name = event.model.name
         if event.removed is None:
             gone = self.tr("{name} was deleted.") if event.model.place == CACHE else self.tr(

@@ -15,6 +15,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.export import export_model
+from engine.fit import estimate
 from engine.hub.catalogue import Catalogue
 from engine.hub.library import Library
 from engine.jobs import model_info, unavailable_techniques
@@ -27,6 +28,7 @@ from engine.recipe import Recipe, parse_recipe
 from engine.session import Session
 from tests.conftest import VOCAB_SIZE, write_tokenizer
 from tests.engine.support import GREEDY, cpu, decode_logits, finish, read_logits, reply, score
+from tests.engine.test_fit import padding
 
 transformers = pytest.importorskip("transformers")
 
@@ -311,3 +313,18 @@ def test_a_load_by_transformers_can_be_walked_away_from(opt: Path, monkeypatch: 
     for thread in threading.enumerate():
         if thread.name == "building":
             thread.join(60)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "bf16", "int8-weight"])
+def test_the_fit_is_known_before_the_model_is_opened(pair: Pair, recipe: str) -> None:
+    fit = estimate(pair.folder, parse_recipe(recipe), device=cpu())
+    session = Session.open(pair.folder, cpu())
+    variant = session.apply(parse_recipe(recipe))
+    assert fit.weight_bytes == pytest.approx(variant.report.weight_bytes - padding(variant), rel=0.1)
+    assert fit.kv_bytes == fit.context * variant.report.kv_bytes_per_token
+    assert fit.parameters == session.masters.parameters and fit.context == model_context(pair.folder)
+    masters = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+               for t in (session.masters[name] for name in session.masters)}
+    own = {p.untyped_storage().data_ptr() for p in variant.decoder.parameters()}
+    beside = sum(nbytes for at, nbytes in masters.items() if at not in own)
+    assert fit.master_bytes == pytest.approx(beside, rel=0.1, abs=2000)

@@ -104,8 +104,10 @@ def test_a_download_is_paused_resumed_and_outlives_the_window(
     key = "someone--tiny-gpt2"
     until(qapp, lambda: key in page.downloads.lines and page.downloads.lines[key].pause.isVisible(), "the start")
     line = page.downloads.lines[key]
+    line.pause.setFocus()
     line.pause.click()
     until(qapp, lambda: "paused" in line.text.text(), "the pause")
+    assert line.resume.hasFocus(), "the next key would throw the download away"
     line.resume.click()
     until(qapp, lambda: len(server.faults) == 0, "the second request")
     application.stop()
@@ -155,6 +157,28 @@ def test_offline_and_failing_searches_say_so(qapp: QApplication, server: HubServ
     server.api_faults.clear()
     page.hub.search.setText("nothing like it")
     until(qapp, lambda: page.hub.heading.text().startswith("Nothing on the hub"), "the answer")
+
+
+def test_a_token_is_asked_for_only_where_it_would_help(qapp: QApplication, page: ModelsPage) -> None:
+    pointed_at(qapp, page)
+    card = page.hub.card
+    card.show_problem("It is not on the hub.", "Enter an access token.")
+    assert card.token.isVisibleTo(card)
+    card.show_problem("The app works offline.", "Switch offline mode off.")
+    assert not card.token.isVisibleTo(card)
+
+
+def test_a_deleted_model_is_no_longer_offered_among_the_downloads(qapp: QApplication, page: ModelsPage) -> None:
+    pointed_at(qapp, page)
+    page.hub.card.download.click()
+    key = "someone--tiny-gpt2"
+    until(qapp, lambda: key in page.downloads.lines and page.downloads.lines[key].path, "the download")
+    path = page.downloads.lines[key].path
+    until(qapp, lambda: path in page.local.models, "the list")
+    page.local.list.choose(path)
+    page.local.remove.click()
+    until(qapp, lambda: path not in page.local.models, "the removal")
+    until(qapp, lambda: not page.downloads.lines, "the line's end")
 
 
 def test_a_deleted_model_can_be_had_back(qapp: QApplication, page: ModelsPage, gpt2_folder: Path) -> None:
