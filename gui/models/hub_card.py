@@ -3,8 +3,9 @@ access token, where one is needed."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QLineEdit, QVBoxLayout, QWidget
 
 from engine.hub.records import RemoteModel, SearchHit
 from engine.hub.token import Kept
@@ -13,6 +14,8 @@ from gui.theme import colours, theme
 from gui.widgets.controls import ChoiceBox, action_button
 from gui.widgets.labels import TextLabel, engine_text, marked_line, quiet, set_icon
 from gui.widgets.words import size_text
+
+_BESIDE = 66  # letters of width from which choice and button stand side by side
 
 
 class HubCard(QFrame):
@@ -55,11 +58,10 @@ class HubCard(QFrame):
         column.setContentsMargins(12, 10, 12, 12)
         column.setSpacing(6)
         column.addWidget(self._name)
-        wanted = QHBoxLayout()
-        wanted.addWidget(self.download)
-        wanted.addStretch()
-        column.addWidget(self.choice)
-        column.addLayout(wanted)  # above what may have to scroll
+        self._wanted = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._wanted.addWidget(self.choice, 1)
+        self._wanted.addWidget(self.download, 0, Qt.AlignmentFlag.AlignLeft)
+        column.addLayout(self._wanted)  # above what may have to scroll
         for widget in (self.status, self._gate):
             column.addWidget(widget)
         again = QHBoxLayout()
@@ -77,6 +79,12 @@ class HubCard(QFrame):
         theme().changed.connect(self._restyle)
         self._restyle()
         self.show_hit(None)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Beside the choice the button leaves a narrow card too little room for it."""
+        super().resizeEvent(event)
+        narrow = event.size().width() < _BESIDE * self.fontMetrics().averageCharWidth()
+        self._wanted.setDirection(QBoxLayout.Direction.TopToBottom if narrow else QBoxLayout.Direction.LeftToRight)
 
     def show_hit(self, hit: SearchHit | None) -> None:
         """A model that was pointed at, before the hub has said more."""

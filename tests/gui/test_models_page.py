@@ -13,9 +13,18 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from engine.hub.fits import FITS, TIGHT, TOO_LARGE, RecipeFit
-from engine.hub.records import RUNNING, DownloadPlan, DownloadView, ModelOnDisk
+from engine.hub.records import (
+    RUNNING,
+    DownloadPlan,
+    DownloadView,
+    FileChoice,
+    ModelOnDisk,
+    RemoteModel,
+    SearchHit,
+)
 from gui.app import Application
 from gui.context import find_pages
+from gui.models.hub_card import HubCard
 from gui.models.page import ModelsPage
 from gui.models.words import added_text, download_text, model_verdict
 from tests.engine.hub.conftest import QUICK
@@ -157,6 +166,20 @@ def test_offline_and_failing_searches_say_so(qapp: QApplication, server: HubServ
     server.api_faults.clear()
     page.hub.search.setText("nothing like it")
     until(qapp, lambda: page.hub.heading.text().startswith("Nothing on the hub"), "the answer")
+
+
+def test_a_narrow_card_cuts_no_choice_and_a_wide_one_wastes_no_line(qapp: QApplication, page: ModelsPage) -> None:
+    card = HubCard()
+    card.resize(300, 400)
+    card.show_hit(SearchHit("a/model"))
+    card.show_model(RemoteModel("a/model", "c" * 40, "mit", False, 0, (FileChoice("safetensors", ()),), ""))
+    card.show()
+    letter = card.fontMetrics().averageCharWidth()
+    card.resize(40 * letter, 400)
+    until(qapp, lambda: card.download.y() > card.choice.geometry().bottom() - 1, "one below the other")
+    card.resize(90 * letter, 400)
+    until(qapp, lambda: card.download.x() >= card.choice.geometry().right(), "side by side")
+    card.close()
 
 
 def test_a_token_is_asked_for_only_where_it_would_help(qapp: QApplication, page: ModelsPage) -> None:
