@@ -19,7 +19,7 @@ _COMFORT = 0.85
 @dataclass(frozen=True)
 class RecipeFit:
     """A model under a recipe. needed: bytes at the most; free: bytes that can be had now. reason: why it is unknown.
-    context: tokens counted with."""
+    context: tokens counted with. placement: which layers would lie where, "" where one device holds them all."""
 
     recipe: str
     verdict: str
@@ -27,6 +27,7 @@ class RecipeFit:
     free: int = 0
     context: int = 0
     reason: str = ""
+    placement: str = ""
 
 
 def recipe_fits(path: Path, device: DeviceFacts | None = None) -> tuple[RecipeFit, ...]:
@@ -42,5 +43,5 @@ def recipe_fits(path: Path, device: DeviceFacts | None = None) -> tuple[RecipeFi
             found.append(RecipeFit(name, UNKNOWN, reason=str(error)))
             continue
         verdict = TOO_LARGE if not fit.fits else FITS if fit.peak_bytes <= _COMFORT * fit.free_bytes else TIGHT
-        found.append(RecipeFit(name, verdict, fit.peak_bytes, fit.free_bytes, fit.context))
+        found.append(RecipeFit(name, verdict, fit.peak_bytes, fit.free_bytes, fit.context, placement=fit.placement))
     return tuple(found)

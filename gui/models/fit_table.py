@@ -41,6 +41,8 @@ class FitTable(QWidget):
             verdict = fit_verdict(fit)
             words = engine_text(fit.reason) if fit.verdict == UNKNOWN else tr("{needed} of {free} free").format(
                 needed=size_text(fit.needed), free=size_text(fit.free))
+            if fit.placement:
+                words = f"{words}. {engine_text(fit.placement)}"
             cells = (IconLabel(verdict.icon, verdict.colour), TextLabel(fit.recipe), TextLabel(verdict.text),
                      quiet(words))
             for column, cell in enumerate(cells):

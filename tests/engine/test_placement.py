@@ -16,6 +16,7 @@ import torch
 
 from engine.errors import DynoError
 from engine.fit import estimate
+from engine.hub.fits import TOO_LARGE, recipe_fits
 from engine.models.cache import Int8KVCache, KVCache
 from engine.models.devices import DeviceFacts, with_spill
 from engine.models.placement import SHARE, Placement, plan
@@ -197,5 +198,7 @@ def test_the_estimate_before_loading_knows_of_the_other_devices(folder: Path) ->
     assert session.active is not None
     assert fit.loads and fit.fits and fit.placement == report.placement
     assert fit.weight_bytes == pytest.approx(report.weight_bytes - padding(session.active), rel=0.001)
+    listed = {each.recipe: each for each in recipe_fits(folder, device)}["bf16"]
+    assert listed.verdict != TOO_LARGE and listed.placement == fit.placement
     alone = estimate(folder, parse_recipe("bf16"), device=replace(device, spill=()))
     assert not alone.loads and alone.placement == ""

@@ -24,6 +24,7 @@ from engine.hub.records import (
 )
 from gui.app import Application
 from gui.context import find_pages
+from gui.models.fit_table import FitTable
 from gui.models.hub_card import HubCard
 from gui.models.page import ModelsPage
 from gui.models.words import added_text, download_text, model_verdict
@@ -180,6 +181,14 @@ def test_a_narrow_card_cuts_no_choice_and_a_wide_one_wastes_no_line(qapp: QAppli
     card.resize(90 * letter, 400)
     until(qapp, lambda: card.download.x() >= card.choice.geometry().right(), "side by side")
     card.close()
+
+
+def test_a_fit_over_several_devices_says_which_layers_lie_where(qapp: QApplication) -> None:
+    where = "Layers 1 to 20 and what surrounds them on A card (cuda:0); layers 21 to 32 on A processor (cpu)."
+    table = FitTable()
+    table.show_fits([RecipeFit("bf16", FITS, 1 << 30, 1 << 33, 4096, placement=where)])
+    assert table.accessibleDescription().endswith(f"free. {where}")
+    table.close()
 
 
 def test_a_token_is_asked_for_only_where_it_would_help(qapp: QApplication, page: ModelsPage) -> None:

@@ -51,6 +51,14 @@ def test_the_report_says_how_single_tokens_run_where_the_engine_tells(bench: Ben
     assert f"Single tokens\n{why}" in bench.panel.report_view.text
 
 
+def test_the_report_says_which_layers_lie_where_and_nothing_where_one_device_holds_them(bench: Bench) -> None:
+    where = "Layers 1 to 20 and what surrounds them on A card (cuda:0); layers 21 to 32 on A processor (cpu)."
+    bench.say(loaded(INT8))
+    assert "Devices" not in bench.panel.report_view.text
+    bench.say(RecipeApplied(0.0, report(INT8, placement=where)))
+    assert f"Devices\n{where}" in bench.panel.report_view.text
+
+
 def test_a_technique_says_its_kernels_and_what_building_it_took(bench: Bench) -> None:
     made = TechniqueReport("int8-dynamic", "int8 dynamic", True, 24, 18_000_000, 4_200_000, "Codes.", 0.042,
                            (("oneDNN int8", 20), ("F.linear", 4)))
