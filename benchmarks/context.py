@@ -94,7 +94,6 @@ def _measured(masters: Masters, recipe: str, options: argparse.Namespace) -> dic
     bandwidths = []
     token = torch.tensor([[5]])
     for done in range(options.rounds + 1):
-        profile._bandwidth.clear()  # measured anew
         bandwidths.append(profile.memory_bandwidth("cpu"))
         for position in random.sample(POSITIONS, len(POSITIONS)):
             cache.length = position

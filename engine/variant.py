@@ -21,10 +21,9 @@ from engine.kernels.choose import choose_kernel, tied_kernel
 from engine.kernels.compiled_step import CompiledStep
 from engine.kernels.embedding import Int8Embedding, RowsOnDemand
 from engine.kernels.flat_step import FlatStep
-from engine.kernels.linear import LinearKernel, Weights, parameter, tensor_memory
+from engine.kernels.linear import LinearKernel, Weights, parameter
 from engine.kernels.native_step import NativeStep
 from engine.kernels.token_step import DecoderStep, TokenStep
-from engine.messages import EngagedReport, LayerReport, TechniqueReport
 from engine.models.cache import Int8KVCache, KVCache
 from engine.models.checkpoint import Masters
 from engine.models.config import cache_bytes_per_token
@@ -37,12 +36,14 @@ from engine.models.spread import spread
 from engine.native.library import library
 from engine.placing import place_layers
 from engine.recipe import Recipe
+from engine.reports import EngagedReport
 from engine.techniques import technique
-from engine.techniques.base import BuildStep, Effect, Technique
+from engine.techniques.base import BuildStep
 from engine.techniques.calibration import Calibrator
 from engine.techniques.draft import Draft, Lookup
 from engine.techniques.quantizing import quantizes
-from engine.words import agreed, counted
+from engine.variant_report import Applied, layer_reports, technique_report, token_step_words, weight_bytes
+from engine.words import counted
 
 _LARGE = 1 << 26  # weights of a layer whose building takes so long that it must be possible to walk away from it
 _TRIMMED = 1 << 20  # weights of a layer whose building leaves so much behind that it is worth giving back
@@ -160,16 +161,6 @@ class Variant:
             if t.key == "compile" else t for t in self.report.techniques))
 
 
-@dataclass(frozen=True)
-class _Done:
-    """A technique, what it recorded, and bytes of the whole model's weights before and after it."""
-
-    technique: Technique
-    effect: Effect
-    before: int
-    after: int
-
-
 BuildSteps = Generator[BuildStep, None, Variant]
 
 
@@ -202,16 +193,17 @@ def build_variant(masters: Masters, recipe: Recipe, device: DeviceFacts, calibra
         raise
     device.synchronize()
     variant = _finished(draft, decoder, recipe)
-    layers = _layer_reports(decoder)
+    layers = layer_reports(decoder)
     inner = [layer for layer in layers if layer.name != "head"]
     zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in inner)
     mapped = decoder.embed.master.nbytes if isinstance(decoder.embed, RowsOnDemand) else 0
     variant.report = EngagedReport(
-        recipe=recipe, techniques=tuple(_technique_report(one, layers, draft) for one in done),
+        recipe=recipe, techniques=tuple(technique_report(one, layers, draft) for one in done),
         layers=layers, weight_bytes=weight_bytes(decoder), baseline_bytes=Draft(masters, device).total_bytes(),
         kv_bytes_per_token=cache_bytes_per_token(draft.config, variant.cache_dtype), cache_dtype=variant.cache_dtype,
         sparsity=zeros / sum(math.prod(la.shape) for la in inner), build_s=time.perf_counter() - started_s,
-        mapped_bytes=mapped, context=draft.config.context, token_step=_token_step(variant),
+        mapped_bytes=mapped, context=draft.config.context,
+        token_step=token_step_words(device, decoder, variant.token_step),
         placement=draft.placement.words if draft.placement is not None else "")
     return variant
 
@@ -225,14 +217,14 @@ def device_for(device: DeviceFacts, recipe: Recipe) -> DeviceFacts:
 
 
 def drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: Calibrator | None = None,
-            sizes_only: bool = False) -> Generator[BuildStep, None, tuple[Draft, list[_Done]]]:
+            sizes_only: bool = False) -> Generator[BuildStep, None, tuple[Draft, list[Applied]]]:
     """What a recipe makes of a model, before a layer is built. device: device_for(...) of it. sizes_only: without
     reading a weight, for sizes alone. Raises DynoError where it cannot run."""
     planned = getattr(recipe.get("precision"), "dtype", "fp32")
     autocast = getattr(recipe.get("autocast"), "dtype", "")
     draft = Draft(masters, device, calibrator, planned, autocast, quantizes(o.key for o in recipe.options),
                   sizes_only)
-    done: list[_Done] = []
+    done: list[Applied] = []
     for options in recipe.options:
         tech = technique(options.key)
         assert tech is not None, options.key
@@ -241,7 +233,7 @@ def drafted(masters: Masters, recipe: Recipe, device: DeviceFacts, calibrator: C
             raise DynoError(f"{tech.label} cannot run here: {verdict.reason}", f"Switch {tech.label} off.")
         before = draft.total_bytes()
         effect = yield from tech.steps(options, draft)
-        done.append(_Done(tech, effect, before, draft.total_bytes()))
+        done.append(Applied(tech, effect, before, draft.total_bytes()))
     return draft, done
 
 
@@ -341,24 +333,6 @@ def _finished(draft: Draft, decoder: Decoder, recipe: Recipe) -> Variant:
     return Variant(decoder, empty, device, context, draft.cache_dtype, step, draft.lookup, placement)
 
 
-def _token_step(variant: Variant) -> str:
-    """How single tokens are computed on a CPU, and why not natively."""
-    device = variant.device
-    if device.kind != "cpu":
-        return ""
-    if isinstance(variant.token_step, NativeStep):
-        return f"native step, {device.native}"
-    if variant.decoder.config.foreign:
-        return (f"PyTorch, not the native step. Transformers runs {variant.decoder.config.model_type}: GPT Dyno's own "
-                "decoder does not know this architecture.")
-    if not device.native:
-        return f"PyTorch, not the native step. {device.native_missing or 'This machine has none.'}"
-    foreign = [m.kernel for m in variant.decoder.modules() if isinstance(m, LinearKernel) and m.native() is None]
-    why = (f"It cannot read {counted(len(foreign), 'layer')} ({foreign[0]})." if foreign
-           else "It does not take a model of this shape.")
-    return f"PyTorch, not the native step. {why}"
-
-
 def _new_cache(decoder: Decoder, capacity: int, dtype: str, autocast: torch.dtype | None,
                device: str | tuple[str, ...], batch: int = 1) -> KVCache:
     if decoder.config.foreign:
@@ -383,59 +357,9 @@ def compiled_capacity(wanted: int, context: int) -> int:
     return min(capacity, context)
 
 
-def _technique_report(done: _Done, layers: tuple[LayerReport, ...], draft: Draft) -> TechniqueReport:
-    key, effect = done.technique.key, done.effect
-    touched = {draft.place(name): name for name in effect.layers}
-    kernels: dict[str, int] = {}
-    for layer in layers:
-        name = touched.get(layer.name)
-        if name is not None and draft.layers[name].scheme_key == ("" if done.technique.dense_kernels else key):
-            kernels[layer.kernel] = kernels.get(layer.kernel, 0) + 1
-    detail = effect.detail
-    if effect.zeros:
-        detail = f"{_zeros_sentence(effect.zeros, [la for la in layers if la.name in touched])} {detail}"
-    return TechniqueReport(key, done.technique.label, effect.engaged, len(effect.layers), done.before, done.after,
-                           detail, build_s=draft.spent_s.get(key, 0.0),
-                           kernels=tuple(sorted(kernels.items(), key=lambda item: -item[1])))
-
-
-def _zeros_sentence(pruned: int, layers: list[LayerReport]) -> str:
-    """How many weights are zero as they run: some were before, and rounding to few bits moves others to zero or off."""
-    total = sum(math.prod(layer.shape) for layer in layers)
-    zeros = round(sum(layer.sparsity * math.prod(layer.shape) for layer in layers))
-    words = f"{zeros:,} of {counted(total, 'weight')} {agreed(zeros, 'is', 'are')} zero"
-    if zeros == pruned:
-        return f"{words}."
-    if zeros > pruned:
-        return f"{words}: {pruned:,} by pruning, {zeros - pruned:,} by rounding or in the model itself."
-    return f"{words}: pruning chose {pruned:,}, and rounding moved {pruned - zeros:,} of them off zero."
-
-
 def _put(modules: dict[str, nn.Module], name: str, kernel: LinearKernel) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(modules[owner], leaf, kernel)
-
-
-def weight_bytes(decoder: Decoder) -> int:
-    """Bytes of everything the decoder keeps alive, each block of memory once."""
-    seen: dict[object, int] = {}
-    for module in decoder.modules():
-        if isinstance(module, (LinearKernel, RowsOnDemand, Int8Embedding)):
-            seen |= dict(module.memory())
-        else:
-            seen |= dict(tensor_memory(t) for t in module.parameters(recurse=False))
-    return sum(seen.values())
-
-
-def _layer_reports(decoder: Decoder) -> tuple[LayerReport, ...]:
-    embedding = tensor_memory(decoder.embed.weight)[0] if isinstance(decoder.embed, nn.Embedding) else None
-    reports = []
-    for name, module in decoder.named_modules():
-        if isinstance(module, LinearKernel):
-            memory = dict(module.memory())
-            reports.append(LayerReport(name, module.shape, module.dtype_name, module.sparsity, sum(memory.values()),
-                                       module.kernel, shared=embedding in memory, error=module.error))
-    return tuple(reports)
 
 
 def _size(nbytes: int) -> str:

@@ -5,17 +5,13 @@ Imports torch only on its own thread, after start(), so that a window can show f
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import itertools
 import logging
-import os
-import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,35 +26,26 @@ from engine.messages import (
     Command,
     Compiling,
     CountContext,
-    Evaluate,
-    Explain,
-    ExportModel,
     Failed,
     Finished,
     FinishTraining,
-    Generate,
     GenerationStats,
     Job,
     JobStarted,
     LoadModel,
-    PreviewData,
-    ProbeData,
     Progress,
     QualityProbe,
     RecipeApplied,
     RecipeFailed,
-    RunBenchmark,
-    RunComparison,
     SetThreads,
     Shutdown,
-    Train,
     TrainResult,
-    WorkOnText,
 )
 from engine.monitor.monitor import Monitor
 from engine.outbox import Outbox
 from engine.paths import PROBE_TEXT
 from engine.recipe import Recipe
+from engine.torch_start import preload_torch
 
 if TYPE_CHECKING:
     from engine.jobs import EngineState
@@ -66,9 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MARKS: dict[type, str] = {LoadModel: "load", Generate: "reply", WorkOnText: "reply", Evaluate: "score",
-                           Explain: "profile", RunBenchmark: "benchmark", RunComparison: "comparison",
-                           Train: "training", PreviewData: "preview", ProbeData: "data probe", ExportModel: "export"}
 PROBE_CHUNKS = 4
 PROBE_CONTEXT = 256
 _COMPILE_TICK_S = 1.0
@@ -160,7 +144,7 @@ class Worker:
             self._stopping = any(isinstance(command, Shutdown) for command in control)
 
     def _serve(self) -> None:
-        _preload_torch()
+        preload_torch()
         from engine.jobs import EngineState
 
         self._state = EngineState(self._monitor, wait=self._wait_on_control)
@@ -183,31 +167,15 @@ class Worker:
 
     def _run_job(self, job: Job) -> None:
         """Run a job to its end; exactly one of Finished, Cancelled, Failed follows JobStarted."""
-        from engine import comparison_job, jobs, text_work, training_jobs
+        from engine.all_jobs import kind_of
 
         assert self._state is not None
+        kind = kind_of(job)
         self._running = job.job_id
         self._outbox.put(JobStarted(job.job_id, time.monotonic(), type(job).__name__))
         if self._monitor is not None:
-            self._monitor.mark(_MARKS[type(job)], job=True)
-        if isinstance(job, LoadModel):
-            steps: jobs.JobSteps = jobs.load_job(self._state, job)
-        elif isinstance(job, Generate):
-            steps = jobs.generate_job(self._state, job)
-        elif isinstance(job, WorkOnText):
-            steps = text_work.text_job(self._state, job)
-        elif isinstance(job, Explain):
-            steps = jobs.explain_job(self._state, job)
-        elif isinstance(job, RunBenchmark):
-            steps = jobs.benchmark_job(self._state, job)
-        elif isinstance(job, RunComparison):
-            steps = comparison_job.comparison_job(self._state, job)
-        elif isinstance(job, (Train, PreviewData, ProbeData)):
-            steps = training_jobs.training_job(self._state, job)
-        elif isinstance(job, ExportModel):
-            steps = jobs.export_job(self._state, job)
-        else:
-            steps = jobs.evaluate_job(self._state, job)
+            self._monitor.mark(kind.mark, job=True)
+        steps = kind.steps(self._state, job)
         try:
             while not self._is_cancelled(job.job_id):
                 self._outbox.put(next(steps))
@@ -431,21 +399,3 @@ def _traceback_text(error: Exception) -> str:
     if isinstance(error, DynoError) and error.__cause__ is None:
         return ""
     return "".join(traceback.format_exception(error))
-
-
-def _preload_torch() -> None:
-    """Map torch's libraries before importing it. `import torch` would do so holding Python's global lock, and the
-    window would stand still for it; a foreign call releases the lock."""
-    # Threads that wait for work spin this long before they sleep: enough for the gaps between two products. The default
-    # spins for milliseconds, and where another program wants the core a token then takes ten times as long.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    spec = importlib.util.find_spec("torch")
-    if "torch" in sys.modules or spec is None or not spec.submodule_search_locations or sys.platform != "linux":
-        return
-    folder = Path(spec.submodule_search_locations[0]) / "lib"
-    dlopen: Callable[..., Any] = ctypes.CDLL(None).dlopen
-    dlopen.restype = ctypes.c_void_p  # type: ignore[attr-defined]
-    for pattern in ("libgomp*", "libc10.so", "libtorch_cpu.so", "libtorch.so", "libtorch_python.so"):
-        for library in folder.glob(pattern):
-            dlopen(str(library).encode(), 1)  # RTLD_LAZY; a failure here only means that the import does the work
