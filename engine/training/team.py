@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DynoError
+from engine.leaving import stays
 from engine.models.devices import DeviceFacts, pick_device
 
 
@@ -53,6 +54,8 @@ def run_in_team(device: str | None, work: Callable[[Team, DeviceFacts], int]) ->
                         "Start one process for each card: torchrun --nproc-per-node.")
     facts = pick_device(f"cuda:{local}" if cards else device or "cpu")
     torch.distributed.init_process_group("nccl" if cards else "gloo")
+    # Sharded and wrapped networks hold the group from C++, so destroying it leaves its threads at work.
+    stays("torch.distributed")
     try:
         return work(Team(int(os.environ["RANK"]), world), facts)
     finally:
