@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DynoError
+from engine.kernels.likeliest import Chooser, Likeliest
 from engine.messages import SAMPLING_LIMITS, Sampling
 
 
@@ -40,32 +41,47 @@ class Sampler:
         self._sampling = sampling
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(1 << 31)
         self._generator = torch.Generator().manual_seed(self.seed)
+        self._chooser, self._penalised = Chooser(), Chooser()
         self._seen = _Seen(history)
 
     def choose(self, logits: Tensor, alternatives: int = 0) -> Choice:
-        """The next token for fp32 logits (V,)."""
-        logprobs = logits.log_softmax(dim=-1)  # (V,)
-        token = self._draw(logits)
-        self._seen.add(token)
-        logprob = float(logprobs[token])
-        if not math.isfinite(logprob):
+        """The next token for fp32 logits (V,) on the CPU."""
+        shown = min(alternatives, len(logits))
+        top = self._chooser.likeliest(logits, max(1, shown, self._choices(logits) if self._plain else 0))
+        if not math.isfinite(top.log_sum):
             raise DynoError("The model's output is no longer a number: its arithmetic has overflowed.",
                             "Switch Precision to bf16 or fp32; fp16 ends at 65,504.")
-        likeliest: tuple[tuple[int, float], ...] = ()
-        if alternatives:
-            top = logprobs.topk(min(alternatives, logprobs.numel()))
-            likeliest = tuple((i, math.exp(v)) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True))
-        return Choice(token, logprob, likeliest)
+        likeliest = tuple((i, math.exp(v - top.log_sum)) for i, v in zip(
+            top.ids[:shown].tolist(), top.values[:shown].tolist(), strict=True))
+        token = self.draw(logits, top if self._plain else None)
+        self._seen.add(token)
+        return Choice(token, float(logits[token]) - top.log_sum, likeliest)
 
-    def _draw(self, logits: Tensor) -> int:
+    def draw(self, logits: Tensor, top: Likeliest | None = None) -> int:
+        """A token for fp32 logits (V,), which the history does not take in. top: the likeliest of the logits after the
+        repetition penalty, where they are known."""
+        count = self._choices(logits)
+        if top is None:
+            logits = logits if self._plain else _penalised(logits, self._seen.ids, self._sampling.repetition_penalty)
+            top = self._penalised.likeliest(logits, count, summed=False)
+        return int(top.ids[self._drawn(top.values[:count])])
+
+    @property
+    def _plain(self) -> bool:
+        return self._sampling.repetition_penalty == 1.0
+
+    def _choices(self, logits: Tensor) -> int:
+        """Among how many of the likeliest tokens is drawn."""
         s = self._sampling
-        if s.repetition_penalty != 1.0:
-            logits = _penalised(logits, self._seen.ids, s.repetition_penalty)
-        if s.temperature == 0.0:
-            return int(logits.argmax())
-        top = logits.topk(min(s.top_k or logits.numel(), logits.numel()))  # (k,) descending
+        return 1 if s.temperature == 0.0 else min(s.top_k or len(logits), len(logits))
+
+    def _drawn(self, values: npt.NDArray[np.float32]) -> int:
+        """Index of the one drawn from descending logits (k,)."""
+        s = self._sampling
+        if len(values) == 1:
+            return 0
         # NumPy, because on a few dozen numbers it costs a microsecond an operation and torch several.
-        scaled = top.values.double().numpy() / s.temperature
+        scaled = values.astype(np.float64) / s.temperature
         kept = np.exp(scaled - scaled[0])
         if s.top_p < 1.0:
             cumulative = kept.cumsum()
@@ -74,7 +90,7 @@ class Sampler:
             kept[kept < s.min_p * kept[0]] = 0.0
         cumulative = kept.cumsum()
         point = float(torch.rand(1, generator=self._generator, dtype=torch.float64)) * cumulative[-1]
-        return int(top.indices[min(int(cumulative.searchsorted(point, side="right")), len(cumulative) - 1)])
+        return min(int(cumulative.searchsorted(point, side="right")), len(cumulative) - 1)
 
 
 class _Seen:

@@ -36,6 +36,7 @@ from gui.theme import install_theme, pixmap
 log = logging.getLogger(__name__)
 
 _COLLECT_INTERVAL_MS = 2000
+_SWITCH_INTERVAL_S = 0.0005  # the engine waits for Python's lock at most so long after each token, not 5 ms
 
 
 class Application(QObject):
@@ -43,6 +44,7 @@ class Application(QObject):
 
     def __init__(self, app: QApplication, data: Path) -> None:
         super().__init__(app)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self.settings = Settings(data)
         install_theme(app, self.settings.get("theme", "system"), self.settings.get("font_percent", 100))
         app.setWindowIcon(pixmap("app", "", 64))

@@ -11,7 +11,7 @@ import functools
 import os
 from pathlib import Path
 
-ABI = 4  # DYNO_ABI of src/dyno.h
+ABI = 5  # DYNO_ABI of src/dyno.h
 MAX_ROWS = 8
 PARTS = 3  # of a step's time, DYNO_PARTS
 KINDS = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3, "int8-dynamic": 4, "int4": 5}
@@ -96,6 +96,9 @@ class Library:
                                 ctypes.c_int)
         self.unpack = handle.dyno_unpack
         self.unpack.argtypes = (ctypes.POINTER(Matrix), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int)
+        self.likeliest = handle.dyno_likeliest
+        self.likeliest.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
+                                   ctypes.c_void_p, ctypes.c_int)
 
 
 def library(isa: str = "") -> Library | None:

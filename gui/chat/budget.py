@@ -13,6 +13,7 @@ from gui.bridge import Bridge
 from gui.theme import colours, small_font, theme
 
 _PAUSE_MS = 250
+_SHOWN_MS = 200  # eyes cannot read the number faster, and painting it takes time from the token step
 _BAR_PX = 44
 
 
@@ -115,6 +116,8 @@ class Budget(QObject):
         self._tokens = 0  # of the running reply
         self._pause = QTimer(self, singleShot=True, interval=_PAUSE_MS)
         self._pause.timeout.connect(self._send)
+        self._shown = QTimer(self, singleShot=True, interval=_SHOWN_MS)
+        self._shown.timeout.connect(self._show_reply)
         bridge.received.connect(self._on_event)
 
     def changed(self) -> None:
@@ -150,10 +153,15 @@ class Budget(QObject):
         else:
             self._bridge.submit(question)
 
+    def _show_reply(self) -> None:
+        if self._running and self._counted is not None:
+            self._meter.show_reply(min(self._counted.used + self._tokens, self._counted.context), self._counted.context)
+
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ContextCounted) and event.request_id == self._request:
             self._counted = event
             self._meter.show_count(event)
         elif isinstance(event, Tokens) and self._running and self._counted is not None:
             self._tokens += len(event.pieces)
-            self._meter.show_reply(min(self._counted.used + self._tokens, self._counted.context), self._counted.context)
+            if not self._shown.isActive():
+                self._shown.start()

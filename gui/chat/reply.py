@@ -26,8 +26,9 @@ from gui.chat.reply_view import ReplyView
 from gui.chat.turns import Turn, Way
 
 _SAVE_EVERY_S = 0.5
-# Laying out a long reply takes longer than a short one; drawing it gets at most this share of the window's time.
-_DRAW_SHARE = 0.08
+# Laying out a long reply takes longer than a short one; that gets at most this share of the window's time. Painting
+# takes as much again, and the processor that does it is missing from the token step.
+_DRAW_SHARE = 0.01
 
 
 class RunningReply:

@@ -67,7 +67,7 @@ def counts(logits: torch.Tensor, s: Sampling, history: list[int], draws: int) ->
     """How often each token is drawn. The history stays what it is for every draw."""
     sampler, found = Sampler(s, history), np.zeros(len(logits))
     for _ in range(draws):
-        found[sampler._draw(logits)] += 1
+        found[sampler.draw(logits)] += 1
     return found
 
 

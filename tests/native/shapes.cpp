@@ -84,6 +84,21 @@ void one_layer(Buffers &b, const dyno_matrix &w, int64_t rows, int isa) {
     if (dyno_unpack(&w, first, last, out, int(between(1, 3)))) fail("codes were not unpacked");
 }
 
+// The tokens chosen from random logits, some of them equal.
+void choose_a_token(int isa) {
+    Buffers b;
+    const int64_t size = between(1, 700), count = between(1, size < 256 ? size : 256);
+    float *logits = (float *)b.bytes(size_t(size) * 4), *values = (float *)b.bytes(size_t(count) * 4);
+    for (int64_t i = 0; i < size; i++) logits[i] = float(between(-300, 300)) / 16;
+    int64_t *ids = (int64_t *)b.bytes(size_t(count) * 8);
+    double sum = 0;
+    if (dyno_likeliest(logits, size, count, ids, values, between(0, 1) ? &sum : nullptr, isa)) fail("no token was chosen");
+    if (!std::isfinite(sum)) fail("a sum is no number");
+    for (int64_t i = 0; i < count; i++)
+        if (logits[ids[i]] != values[i] || (i && values[i] > values[i - 1])) fail("the wrong tokens were chosen");
+    if (!dyno_likeliest(logits, size, size + 1, ids, values, nullptr, isa)) fail("too many tokens were promised");
+}
+
 int try_a_model(bool large) {
     Buffers b;
     dyno_model m{};
@@ -158,6 +173,7 @@ int try_a_model(bool large) {
         const bool codes = kind >= DYNO_I8_DYNAMIC || m.head.kind >= DYNO_I8_DYNAMIC || cached == DYNO_I8;
         if (std::sqrt(apart / whole) > (codes ? 0.2 : cached != DYNO_F32 ? 0.01 : 1e-4)) fail("instruction sets differ");
         one_layer(b, blocks[0].up, rows, isa);
+        choose_a_token(isa);
         steps++;
     }
     return steps;

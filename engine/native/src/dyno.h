@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define DYNO_ABI 4
+#define DYNO_ABI 5
 #define DYNO_MAX_ROWS 8
 #define DYNO_LONGEST_I8 65000  // columns up to which a sum of 8-bit products stays below 2^31
 
@@ -112,6 +112,11 @@ DYNO_API int dyno_linear(const dyno_matrix *weight, const float *x, int64_t coun
 
 // Rows first to last of an I4 weight as bf16, (last - first, columns).
 DYNO_API int dyno_unpack(const dyno_matrix *weight, int64_t first, int64_t last, uint16_t *out, int threads);
+
+// The `count` largest of `size` logits, the largest first, of equal ones the first: ids and values (count), and log_sum
+// (or null), ln of the sum of e^logit over all of them, NaN where a logit is. Returns 0; 1 for count out of 1 to size.
+DYNO_API int dyno_likeliest(const float *logits, int64_t size, int64_t count, int64_t *ids, float *values,
+                            double *log_sum, int isa);
 
 #ifdef __cplusplus
 }

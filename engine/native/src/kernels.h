@@ -51,6 +51,7 @@ struct Kernels {
     void (*lookup)(const dyno_table &table, int64_t row, int64_t size, bool add, float *out);
     void (*cap)(float *x, int64_t size, float most);  // most tanh(x / most), in place
     void (*unpack)(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out);
+    void (*likeliest)(const float *x, int64_t size, int64_t count, int64_t *ids, float *values, double *log_sum);
 };
 
 const Kernels *portable();

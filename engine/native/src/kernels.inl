@@ -259,9 +259,11 @@ void unpack(const dyno_matrix &w, int64_t first, int64_t last, uint16_t *out) {
     }
 }
 
+#include "likeliest.inl"
+
 const Kernels *table(int isa, const char *name) {
     static const Kernels kernels{isa, name, prepare, product, norm, head, remember, attend, combine, activate, lookup,
-                                 cap, unpack};
+                                 cap, unpack, likeliest};
     return &kernels;
 }
 

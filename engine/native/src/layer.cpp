@@ -1,4 +1,4 @@
-// One weight at a time: its product with a few rows, and its 4-bit codes unpacked for many.
+// One weight at a time: its product with a few rows, and its 4-bit codes unpacked for many. And the choice of a token.
 #include <cstring>
 #include <new>
 
@@ -92,5 +92,13 @@ int dyno_unpack(const dyno_matrix *weight, int64_t first, int64_t last, uint16_t
         return 1;
     Unpacking program(*k, *weight, first, last, out, std::min(std::max(threads, 1), kMaxThreads));
     run_together(program, std::min(std::max(threads, 1), kMaxThreads));
+    return 0;
+}
+
+int dyno_likeliest(const float *logits, int64_t size, int64_t count, int64_t *ids, float *values, double *log_sum,
+                   int isa) {
+    const Kernels *k = kernels_of(isa);
+    if (!k || count < 1 || count > size) return 1;
+    k->likeliest(logits, size, count, ids, values, log_sum);
     return 0;
 }
