@@ -25,6 +25,7 @@ from engine.bench.statistics import deviation, mean
 from engine.comparing import ComparisonResult, LaneEvent, LaneReady, LaneResult, LaneToken, check_lanes
 from engine.context import check_prompt
 from engine.errors import DynoError, for_people
+from engine.kernels.likeliest import Chooser
 from engine.messages import Sampling
 from engine.models.cache import KVCache
 from engine.models.tokenizer import TextStream, check_ids
@@ -126,6 +127,7 @@ class _Run:
         self.session, self.asked = session, asked
         self.lanes = [_Lane(number, recipe) for number, recipe in enumerate(asked.recipes)]
         self.capacity = min(session.config.context, len(asked.ids) + asked.sampling.max_tokens)
+        self.chooser = Chooser()
 
     def steps(self) -> Generator[Step, None, bool]:
         """Whether it ran to its end."""
@@ -262,7 +264,7 @@ class _Run:
             return None, None
         kl = max(0.0, float(divergences(lane.ahead[None], lane.logits[None])[0, 0]))
         lane.kls.append(kl)
-        return kl, math.exp(float(lane.ahead.log_softmax(dim=-1)[token]))
+        return kl, math.exp(self.chooser.logprob(lane.ahead, token))
 
     def _advance(self, lane: _Lane, base: _Lane, token: int) -> None:
         """Run the token through the lane, timed; then through the base reading along, untimed."""

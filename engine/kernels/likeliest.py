@@ -40,8 +40,7 @@ class Chooser:
         run = self._run
         if run is None or count > _LONGEST or not logits.is_contiguous():
             top = logits.topk(count)
-            log_sum = float(logits.double().logsumexp(-1)) if summed else math.nan
-            return Likeliest(top.indices.numpy(), top.values.numpy(), log_sum)
+            return Likeliest(top.indices.numpy(), top.values.numpy(), self._log_sum(logits) if summed else math.nan)
         room = self._room.get(count)
         if room is None:
             room = self._room[count] = _Room(count)
@@ -49,6 +48,16 @@ class Chooser:
                          run.isa):
             raise ValueError(f"{count} of {len(logits)} logits")
         return Likeliest(room.ids, room.values, room.log_sum.item() if summed else math.nan)
+
+    def logprob(self, logits: Tensor, token: int) -> float:
+        """ln of the token's probability, to the last digit that which a choice of it is told with."""
+        return float(logits[token]) - self._log_sum(logits)
+
+    def _log_sum(self, logits: Tensor) -> float:
+        """The same to the last digit however many of the logits are asked for."""
+        if self._run is None or not logits.is_contiguous():
+            return float(logits.double().logsumexp(-1))
+        return self.likeliest(logits, 1).log_sum
 
 
 class _Room:

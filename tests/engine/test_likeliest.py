@@ -55,3 +55,12 @@ def test_a_sum_that_is_not_wanted_is_not_there() -> None:
 def test_an_impossible_count_is_refused() -> None:
     with pytest.raises((ValueError, RuntimeError)):
         Chooser().likeliest(torch.randn(9), 10)
+
+
+@pytest.mark.parametrize("isa", [*runnable(), "off"])
+@pytest.mark.parametrize("count", [1, 40, 257, 1000])
+def test_a_tokens_probability_is_the_same_however_many_were_asked_for(isa: str, count: int) -> None:
+    chooser = Chooser(library(isa), native=isa != "off")
+    logits = torch.randn(1000, generator=torch.Generator().manual_seed(count)) * 6
+    sum_told = chooser.likeliest(logits, count).log_sum
+    assert chooser.logprob(logits, 123) == float(logits[123]) - sum_told
