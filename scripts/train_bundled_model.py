@@ -22,12 +22,13 @@ from tokenizers import Tokenizer
 
 from engine.models.config import ModelConfig
 from scripts.bundled.corpora import PRETRAINING, Document, Tally, documents, truecaser
-from scripts.bundled.evaluation import evaluate
+from scripts.bundled.evaluation import PROMPTS, evaluate
 from scripts.bundled.export import check, export
 from scripts.bundled.text import HeldOut
 from scripts.bundled.tokens import END, END_OF_TEXT, Encoder, special_id, train_tokenizer
 from scripts.bundled.training import Phase, Run, Stream, fresh_decoder
-from scripts.bundled.tuning import tuning_documents
+from scripts.bundled.tuning import Mixture, OwnShare, own_documents, tuning_documents
+from scripts.bundled.unseen import UNUSUAL_NUMBERS, Unseen
 
 STEPS = ("prepare", "pretrain", "tune", "polish", "export", "evaluate")
 SEED = 20
@@ -39,9 +40,10 @@ PRETRAIN = Phase("pretrain", steps=1450, lengths=((0.9, 256), (0.1, 1024)), muon
                  warmup_steps=60, decay_from=0.7, final_share=0.0)
 TUNE = Phase("tune", steps=900, lengths=((0.8, 256), (0.1, 512), (0.1, 1024)), muon_lr=0.008, adam_lr=1.5e-3,
              warmup_steps=10, decay_from=0.1, final_share=0.02, batch_tokens=4096)
-POLISH = Phase("polish", steps=420, lengths=((1.0, 256),), muon_lr=0.005, adam_lr=1e-3, warmup_steps=10,
-               decay_from=0.1, final_share=0.02, batch_tokens=4096)
-OTHERS = {"tune": 1.0, "polish": 0.4}  # shares of what is not our own
+POLISH = Phase("polish", steps=1100, lengths=((0.92, 256), (0.08, 1024)), muon_lr=0.006, adam_lr=1.2e-3,
+               warmup_steps=10, decay_from=0.2, final_share=0.02, batch_tokens=4096)
+MIXTURES = {"tune": Mixture(1.0, 0.0, OwnShare(repeats=6, draws=0, strung=2500)),
+            "polish": Mixture(0.4, 1.0, OwnShare(repeats=3, draws=20, strung=4000))}
 PRETRAINED_SHARE = 0.06
 """Of the pretrained weights in what is exported: averaging wins back prose that tuning forgot (Wortsman et al., "Robust
 fine-tuning of zero-shot models", 2022)."""
@@ -92,8 +94,12 @@ def prepare_tuning(data: Path, own: Path, run: Path, phase: str) -> None:
     if (run / f"{phase}_marks.npy").is_file():
         return
     held_out, truecase = HeldOut(data / "eval"), truecaser(data)
-    rng = random.Random(SEED + 1 + list(OTHERS).index(phase))
-    mixture = tuning_documents(data, own, held_out, truecase, rng, OTHERS[phase])
+    rng = random.Random(SEED + 1 + list(MIXTURES).index(phase))
+    prompts = [prompt for group in PROMPTS.values() for prompt in group]
+    unseen = Unseen(prompts[number - 1] for number in UNUSUAL_NUMBERS)
+    shares = MIXTURES[phase]
+    ours = own_documents(own, unseen, rng, shares.own)
+    mixture = tuning_documents(data, ours, held_out, truecase, rng, shares.others, shares.prose)
     ids, marks = Encoder(Tokenizer.from_file(str(run / "tokenizer.json"))).stream(mixture)
     np.save(run / f"{phase}_ids.npy", ids)
     np.save(run / f"{phase}_marks.npy", marks)
@@ -136,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if "prepare" in options.steps:
         prepare(options.data, options.run)
-        for phase in OTHERS:
+        for phase in MIXTURES:
             prepare_tuning(options.data, options.own, options.run, phase)
     if "pretrain" in options.steps:
         pretrain(options.run, not options.no_compile)
