@@ -67,15 +67,16 @@ def _table(line: str) -> tuple[Row, ...]:
 
 
 def read_blocks(path: Path) -> list[Block]:
-    """The blocks of a file. Raises ValueError for a block without a reply or a prompt, one
-    where something follows the prompts, and for an unknown slot."""
+    """The blocks of a file. Raises ValueError for a block without a reply or a prompt, for one where a reply or a table
+    follows a prompt, and for an unknown slot."""
     out: list[Block] = []
     text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     for part in text.split("\n\n"):
         lines = [line.strip() for line in part.splitlines() if line.strip()]
         begun = [line[0] not in ">@" for line in lines]
         if begun != sorted(begun):
-            raise ValueError(f"{path.name}: in the block {lines[0]!r} a reply or a table follows a prompt. A blank line is missing.")
+            raise ValueError(f"{path.name}: in the block {lines[0]!r} a reply or a table follows a prompt. A blank "
+                             "line is missing.")
         if not lines:
             continue
         replies = tuple(line[1:].strip() for line in lines if line.startswith(">"))

@@ -13,13 +13,14 @@ _GROUPS = {"subject": "The app's subject", "self": "The model itself", "talk": "
            "instruction": "Instructions"}
 
 
-def write_report(evaluation: Path, before: Path | None, verdicts: Path, out: Path, title: str) -> None:
-    """Write the page. evaluation, before: JSON of `evaluate` for this model and for the one it replaces.
+def write_report(evaluation: Path, before: dict[str, Path], verdicts: Path, out: Path, title: str) -> None:
+    """Write the page. evaluation: JSON of `evaluate` for this model. before: the same of earlier ones, by the heading
+    of their column.
 
     verdicts: {"off": [numbers of the prompts whose reply misses the subject, from 1], "words": "how it was judged"}.
     """
     found = json.loads(evaluation.read_text(encoding="utf-8"))
-    old = json.loads(before.read_text(encoding="utf-8")) if before is not None else None
+    old = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in before.items()}
     judged = json.loads(verdicts.read_text(encoding="utf-8"))
     lines = [f"# {title}: what it was measured to do", "",
              "Made by scripts/bundled/report.py from the evaluation step of scripts/train_bundled_model.py.", "",
@@ -28,14 +29,14 @@ def write_report(evaluation: Path, before: Path | None, verdicts: Path, out: Pat
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _bits(found: dict[str, Any], old: dict[str, Any] | None) -> list[str]:
-    before = {row["file"]: row["bits_per_byte"] for row in old["bits_per_byte"]} if old is not None else {}
+def _bits(found: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    earlier = [{row["file"]: row["bits_per_byte"] for row in one["bits_per_byte"]} for one in old.values()]
+    head = " | ".join(["held-out file", "bits per byte", *old, "bytes"])
     lines = ["NLL / ln 2 / UTF-8 bytes scored, fp32, chunks of 1,024 tokens, at most 100,000 tokens of a file. Nothing "
-             "of these files was trained on.", "", "| held-out file | bits per byte | the model before | bytes |",
-             "|---|---|---|---|"]
+             "of these files was trained on.", "", f"| {head} |", "|---" * (3 + len(old)) + "|"]
     for row in found["bits_per_byte"]:
-        was = f"{before[row['file']]:.3f}" if row["file"] in before else ""
-        lines.append(f"| {row['file']} | {row['bits_per_byte']:.3f} | {was} | {row['bytes_scored']:,} |")
+        was = "".join(f"{one[row['file']]:.3f} | " if row["file"] in one else " | " for one in earlier)
+        lines.append(f"| {row['file']} | {row['bits_per_byte']:.3f} | {was}{row['bytes_scored']:,} |")
     return lines
 
 
