@@ -13,12 +13,12 @@ import torch
 
 from engine.bench.history import History
 from engine.bench.quality import perplexity
-from engine.bench.run import Doing, Measured, RowDone, Setting, model_fingerprint, run_plan
+from engine.bench.run import Doing, Measured, RowDone, Setting, model_fingerprint, run_plan, still_true
 from engine.comparing import ComparisonResult
 from engine.context import check_prompt, fit_messages, reply_reserve, with_known_tokens
 from engine.errors import DynoError
 from engine.generation import NewToken, PromptRead, Reread, Step, SwitchRefused, generate
-from engine.measurements import BenchResult, BenchRow
+from engine.measurements import HEADLESS, IN_WINDOW, BenchResult, BenchRow
 from engine.messages import (
     BenchRowDone,
     BenchSample,
@@ -234,17 +234,23 @@ def benchmark_job(state: EngineState, command: RunBenchmark) -> JobSteps:
         state.monitor.set_quiet(True)
     try:
         if history is not None:
-            known = history.unfinished(plan, fingerprint) if command.resume else None
+            known = history.unfinished(plan, fingerprint, command.run_id) if command.resume else None
+            if known is None and command.run_id:
+                raise DynoError(f"Run {command.run_id} cannot go on: its model has changed since, it is complete, or "
+                                "another program measures it now.", "Start its plan anew.")
             if known is not None:
+                rows = still_true(history.rows(known.id), plan)
                 run_id = known.id
-                rows = {row.key: row for row in history.rows(run_id) if not row.error}
                 history.reopen(run_id)
+                if command.title:
+                    history.rename(run_id, command.title)
             else:
                 run_id = history.begin(plan, state.folder.resolve().name, fingerprint, command.title)
         yield BenchStarted(job_id, time.monotonic(), run_id, plan, tuple(rows.values()))
         steps = run_plan(plan, Setting(
             session, state.set_threads_for, _model_facts(state, session, fingerprint),
-            stopping=lambda: state.stopping or job_id in state.cancelled, done=dict(rows)))
+            stopping=lambda: state.stopping or job_id in state.cancelled, done=dict(rows),
+            measured_in=HEADLESS if state.monitor is None else IN_WINDOW))
         while True:
             try:
                 step = next(steps)

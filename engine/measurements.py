@@ -17,6 +17,8 @@ from engine.recipe import Recipe
 
 SHORTEST_CONTEXT = 4  # tokens in a chunk of a perplexity
 MOST_TOKENS = 1 << 22
+HEADLESS, IN_WINDOW = "headless", "window, plots paused"
+THIS_RECIPE, RECIPE_AND_BASE, ALL_RECIPES = "this recipe", "recipe and base", "all recipes"
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,11 @@ class BenchRow:
     ..._ns nanoseconds, both as in llama-bench.
 
     key: see BenchPlan.key. error, hint: why there is nothing, and what to do. conditions: "quiet", or what disturbed
-    the run. n_ubatch: prompt tokens run at once. ttft_s: a pp test's prompt to its first token, median. itl_..: gaps
-    between the tokens of a tg test. energy_j: joules a token. kv_bytes: the cache allocated for the test.
-    peak_rss_bytes: highest resident memory while the test ran (all of the process). perplexity_error: standard error.
+    the run. recipe_argument: the recipe as --recipe takes it. measured_in: "headless" or "window, plots paused". seed,
+    min_time_s, interleaved: of the plan. n_ubatch: prompt tokens run at once. ttft_s: a pp test's prompt to its first
+    token, median. itl_..: gaps between the tokens of a tg test. energy_j: joules a token. kv_bytes: the cache allocated
+    for the test. peak_rss_bytes: highest resident memory while the test ran (all of the process). peak_of: whose the
+    peaks are. text_fingerprint: ten hex digits of the text's bytes. perplexity_error: standard error.
     ratio: to the base recipe's same test (tokens/s, or perplexity), with its 95 % interval. kl_..: KL(base || recipe),
     nats a token; kl_error the mean's standard error. dp_..: change of the correct token's probability. same_top: share
     of tokens with the same likeliest one. quality_samples: tokens behind the percentiles.
@@ -172,11 +176,13 @@ class BenchRow:
     lane: int = _column(0)
     recipe: str = _column("", "recipe", table=True)
     fingerprint: str = _column("")
+    recipe_argument: str = _column("")
     test: str = _column("", "test", table=True)
     error: str = _column("")
     hint: str = _column("")
     conditions: str = _column("")
     other_cpu_percent: float | None = _column(None, "other programs", "%")
+    measured_in: str = _column("")
 
     model_filename: str = _column("")
     model_type: str = _column("")
@@ -197,6 +203,9 @@ class BenchRow:
     n_prompt: int = _column(0)
     n_gen: int = _column(0)
     n_depth: int = _column(0)
+    seed: int | None = _column(None)
+    min_time_s: float | None = _column(None, "at least", "s")
+    interleaved: bool | None = _column(None)
     n_batch: int | None = _column(None)
     n_ubatch: int | None = _column(None)
     type_k: str = _column("")
@@ -223,12 +232,14 @@ class BenchRow:
     peak_rss_bytes: int | None = _column(None, "peak RAM", "B", table=True)
     gpu_peak_allocated_bytes: int | None = _column(None, "peak GPU, allocated", "B", table=True)
     gpu_peak_reserved_bytes: int | None = _column(None, "peak GPU, reserved", "B")
+    peak_of: str = _column("")
     load_s: float | None = _column(None, "load", "s")
     build_s: float | None = _column(None, "build", "s", table=True)
     compile_s: float | None = _column(None, "compile", "s")
 
     text: str = _column("")
     text_bytes: int | None = _column(None, "text", "B")
+    text_fingerprint: str = _column("")
     n_ctx: int | None = _column(None, "context")
     stride: int | None = _column(None)
     chunks: int | None = _column(None)

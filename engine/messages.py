@@ -99,7 +99,8 @@ class RunBenchmark:
     """Measure a plan on the loaded model; the active recipe stays what it is. Progress is in hundredths of a row.
 
     history: the database that keeps the run, "" for none. resume: go on with an unfinished run of this plan and model
-    where the history holds one (a row that had failed is tried again). title: of the run in the history.
+    where the history holds one that nobody runs (a row that had failed is tried again). title: of the run in the
+    history; run_id: which one to go on with, 0 for the newest.
     """
 
     job_id: int
@@ -107,6 +108,7 @@ class RunBenchmark:
     history: str = ""
     resume: bool = False
     title: str = ""
+    run_id: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,12 @@ class Recipe:
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
+    @property
+    def argument(self) -> str:
+        """As --recipe takes it, every option named, so that it stays the same recipe when a default changes."""
+        return ",".join(":".join((o.key, *(f"{name}={value}" for name, value in dataclasses.asdict(o).items())))
+                        for o in self.options) or "fp32"
+
     def to_json(self) -> dict[str, Any]:
         """{"techniques": {key: {field: value}}}, as files and exports hold it."""
         return {"techniques": {o.key: dataclasses.asdict(o) for o in self.options}}

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from engine.bench.results import figures, seconds, size
+from engine.bench.results import INTERVALS, figures, finite, seconds, size
 from engine.bench.statistics import (
     CONFIDENCE,
     NO_DIFFERENCE,
@@ -51,11 +51,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class LaneFigures:
-    """The figures of a lane by METRICS, those that there are. source: how they were come by. error: why none are."""
+    """The figures of a lane by METRICS, those that there are. source: how they were come by. error: why none are.
+    disturbed: what went on besides while they were measured, each with its test."""
 
     figures: Mapping[str, Figure] = field(default_factory=dict)
     source: str = ""
     error: str = ""
+    disturbed: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """What there is to say of them, in one line."""
+        return " ".join(part for part in (self.error or self.source, *(f"{note}." for note in self.disturbed)) if part)
 
 
 def of_watching(lanes: Sequence[LaneResult]) -> tuple[LaneFigures, ...]:
@@ -111,8 +118,14 @@ def of_rows(rows: Iterable[BenchRow], lanes: int) -> tuple[LaneFigures, ...]:
                     got["kl"] = _kl(row.kl_mean, row.kl_error or 0.0, row.tokens_scored or 2)
                 parts.append(f"{row.chunks} chunks of {row.text}")
         found.append(LaneFigures(got, f"Measured in turns: {'; '.join(parts)}." if parts else "", "; ".join(
-            dict.fromkeys(errors))))
+            dict.fromkeys(errors)), tuple(note for row in good for note in _disturbed(row))))
     return tuple(found)
+
+
+def _disturbed(row: BenchRow) -> list[str]:
+    notes = [row.conditions] if row.conditions not in ("", "quiet") else []
+    notes += ["the warm-up did not settle within 5 %"] if row.steady is False else []
+    return [f"{row.test}: {note}" for note in notes]
 
 
 def _bytes(rows: Sequence[BenchRow]) -> int:
@@ -198,8 +211,10 @@ def to_markdown(comparison: Comparison) -> str:
     table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
     seed = f", seed {comparison.seed}" if comparison.seed is not None else ""
     parts = [f"# {comparison.model}: recipes side by side", f"{comparison.device}{seed}", table]
-    parts += ["\n".join(f"- {letter(n)}: {lane.figures.error or lane.figures.source}"
-                        for n, lane in enumerate(comparison.lanes) if lane.figures.error or lane.figures.source)]
+    parts += ["\n".join(f"- {letter(n)}: {lane.figures.told}"
+                        for n, lane in enumerate(comparison.lanes) if lane.figures.told)]
+    if any(f.ratio for lane in comparison.lanes for f in lane.figures.figures.values()):
+        parts.append(INTERVALS)
     if comparison.prompt:
         parts.append(f"## Prompt\n\n{_quoted(comparison.prompt)}")
     for n, lane in enumerate(comparison.lanes):
@@ -215,8 +230,8 @@ def to_json(comparison: Comparison) -> str:
     def lane(record: LaneRecord) -> dict[str, object]:
         return {"recipe": record.recipe.label, "fingerprint": record.recipe.fingerprint, **record.recipe.to_json(),
                 "finish": record.finish, "text": record.text, "source": record.figures.source,
-                "error": record.figures.error,
-                "figures": {name: _finite(asdict(figure)) for name, figure in record.figures.figures.items()},
+                "error": record.figures.error, "disturbed": list(record.figures.disturbed),
+                "figures": {name: finite(asdict(figure)) for name, figure in record.figures.figures.items()},
                 "tokens": [asdict(token) for token in record.tokens]}
 
     return json.dumps({"model": comparison.model, "device": comparison.device, "prompt": comparison.prompt,
@@ -228,14 +243,16 @@ def to_csv(comparison: Comparison) -> str:
     """A line for each figure of each lane."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["lane", "recipe", "fingerprint", "metric", "unit", "value", "low", "high", "ratio", "ratio_low",
-                     "ratio_high", "verdict", "source"])
+    writer.writerow(["model", "device", "seed", "lane", "recipe", "fingerprint", "recipe_argument", "metric", "unit",
+                     "value", "low", "high", "ratio", "ratio_low", "ratio_high", "verdict", "source", "disturbed"])
+    seed = "" if comparison.seed is None else comparison.seed
     for n, lane in enumerate(comparison.lanes):
         for name, f in lane.figures.figures.items():
             ratio = (f.ratio.value, f.ratio.low, f.ratio.high) if f.ratio is not None else (None, None, None)
             values = ["" if v is None or not math.isfinite(v) else repr(v) for v in (f.value, f.low, f.high, *ratio)]
-            writer.writerow([letter(n), lane.recipe.label, lane.recipe.fingerprint, name, UNITS[name], *values,
-                             f.verdict, lane.figures.source])
+            writer.writerow([comparison.model, comparison.device, seed, letter(n), lane.recipe.label,
+                             lane.recipe.fingerprint, lane.recipe.argument, name, UNITS[name], *values, f.verdict,
+                             lane.figures.source, "; ".join(lane.figures.disturbed)])
     return out.getvalue()
 
 
@@ -265,10 +282,3 @@ def interval(ratio: Ratio) -> str:
 
 def _quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
-
-
-def _finite(values: object) -> object:
-    """JSON has no infinity."""
-    if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    return None if isinstance(values, float) and not math.isfinite(values) else values

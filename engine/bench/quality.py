@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,25 @@ _DENSE_BYTES = 8 << 20  # of them, worked on together: stays in the processor's 
 # Arithmetic of one forward pass, so that a stop is heeded within a second or so: 2 FLOP a weight and row.
 _FLOP = {"cpu": 2e11, "mps": 2e12, "cuda": 5e13}
 _ROWS = {"cpu": (128, 1024), "mps": (128, 4096), "cuda": (512, 16384)}
+
+
+class ScoringFailed(Exception):
+    """One of several recipes that read a text together failed; index: which one. Its own error is the cause."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+@contextmanager
+def _named(index: int, of: int) -> Iterator[None]:
+    """Where there are several recipes, an error says whose it is."""
+    try:
+        yield
+    except Exception as error:
+        if of == 1:
+            raise
+        raise ScoringFailed(index) from error
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,8 @@ def perplexity(variant: Variant, tokenizer: Tokenizer, ids: Sequence[int], conte
 
 
 def score_text(variants: Sequence[Variant], tokenizer: Tokenizer, text: TextFile, test: QualityTest) -> ScoreSteps:
-    """Score a file with one or several recipes, the first of which is the base of the others. Raises DynoError."""
+    """Score a file with one or several recipes, the first of which is the base of the others. Raises DynoError for a
+    text that cannot be scored, and ScoringFailed for what one of several recipes raises."""
     lead = [tokenizer.encode("")[:1]] if tokenizer.adds_bos else []
 
     def lists() -> Iterator[list[int]]:
@@ -127,12 +148,13 @@ def score_ids(variants: Sequence[Variant], tokenizer: Tokenizer, lists: Iterable
         chunks += len(batch)
         tensor = torch.tensor([window.ids for window in batch], device=base.device.torch_name)  # (B, T)
         streams: list[Tensor] = []
-        for variant, one in zip(variants, sums, strict=True):
+        for index, (variant, one) in enumerate(zip(variants, sums, strict=True)):
             parts, stream = _streams(variant, tensor, batch[0].scored - 1, rows), None
             while stream is None:
                 begun_s = time.perf_counter()
-                stream, ran = next(parts)
-                variant.device.synchronize()
+                with _named(index, len(variants)):
+                    stream, ran = next(parts)
+                    variant.device.synchronize()
                 one.elapsed_s += time.perf_counter() - begun_s
                 at = done + (len(streams) * tensor.numel() + ran) // len(variants)
                 yield at, max(total, at) if total else _estimate(at, seen_bytes, text)
@@ -209,9 +231,9 @@ def _score_batch(variants: Sequence[Variant], streams: list[Tensor], targets: Te
     for start in range(0, len(targets), block):
         labels = targets[start:start + block]
         logits = []
-        for variant, stream, one, nlls in zip(variants, streams, sums, found, strict=True):
+        for index, (variant, stream, one, nlls) in enumerate(zip(variants, streams, sums, found, strict=True)):
             begun_s = time.perf_counter()
-            with variant.context():
+            with _named(index, len(variants)), variant.context():
                 rows = variant.decoder.logits(stream[None, start:start + block])[0].float()  # (R, V)
             nlls.append(torch.cat([F.cross_entropy(x, y, reduction="none") for x, y in
                                    zip(_parts(rows, dense), _parts(labels, dense), strict=True)]))

@@ -27,6 +27,8 @@ def to_html(rows: Sequence[BenchRow], title: str = "GPT Dyno benchmark") -> str:
         found.append(_figure("Memory", charts.memory_bars(rows, 900, 40 + 32 * lanes)))
     shown, lines = results.grid(rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in results.notes(rows)) if rows else ""
+    again = results.command_line(rows)
+    notes += f"<li>To measure it again: <code>{escape(again)}</code></li>" if again else ""
     samples = [(row.recipe, row.test, ", ".join(results.figures(v) for v in row.samples_ts))
                for row in rows if row.samples_ts]
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'

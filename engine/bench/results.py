@@ -11,6 +11,8 @@ import dataclasses
 import io
 import json
 import math
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ from engine.measurements import BenchRow
 FORMATS = ("table", "json", "jsonl", "csv", "md", "sql", "html")
 SQL_TABLE = "gpt_dyno_bench"
 FIELDS = dataclasses.fields(BenchRow)
+INTERVALS = ("Ratios are to the first recipe's same test, with 95 % intervals; a verdict names a winner only where the "
+             "99 % interval excludes 1.")
 
 
 class Writer:
@@ -36,7 +40,7 @@ class Writer:
         first = not self._rows
         self._rows.append(row)
         if self._output == "jsonl":
-            self._out(json.dumps(_finite(row.to_json())) + "\n")
+            self._out(json.dumps(finite(row.to_json())) + "\n")
         elif self._output == "csv":
             self._out((to_csv_line([f.name for f in FIELDS]) if first else "") + to_csv_line(_plain(row)))
         elif self._output == "sql":
@@ -45,7 +49,7 @@ class Writer:
     def end(self) -> None:
         """There are no more rows."""
         if self._output == "json":
-            self._out(json.dumps([_finite(row.to_json()) for row in self._rows], indent=2) + "\n")
+            self._out(json.dumps([finite(row.to_json()) for row in self._rows], indent=2) + "\n")
         elif self._output == "table":
             self._out(table(self._rows))
         elif self._output == "md":
@@ -78,13 +82,14 @@ def to_csv_line(values: Sequence[Any]) -> str:
 
 def _plain(row: BenchRow) -> list[Any]:
     return [json.dumps(value) if isinstance(value, list) else "" if value is None else value
-            for value in _finite(row.to_json()).values()]
+            for value in finite(row.to_json()).values()]
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: they become null."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()}
+def finite(values: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null, at any depth of dictionaries."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def sql_schema() -> str:
@@ -101,7 +106,7 @@ def _sql_type(annotation: str) -> str:
 
 def _sql_insert(row: BenchRow) -> str:
     values = []
-    for value in _finite(row.to_json()).values():
+    for value in finite(row.to_json()).values():
         if value is None:
             values.append("NULL")
         elif isinstance(value, bool):
@@ -133,6 +138,8 @@ def table(rows: Sequence[BenchRow], markdown: bool = False) -> str:
         lines = ["  ".join(cell.ljust(width) if f.type == "str" else cell.rjust(width)
                            for cell, width, f in zip(line, widths, shown, strict=True)).rstrip() for line in written]
     beneath = notes(rows)
+    if markdown and command_line(rows):
+        beneath = [*(f"- {note}" for note in beneath), f"- To measure it again: `{command_line(rows)}`"]
     return "\n".join(lines) + "\n" + ("\n" + "\n".join(beneath) + "\n" if beneath else "")
 
 
@@ -142,22 +149,50 @@ def grid(rows: Sequence[BenchRow]) -> tuple[list[dataclasses.Field[Any]], list[l
     return shown, [[_cell(row, f) for f in shown] for row in rows]
 
 
+def command_line(rows: Sequence[BenchRow]) -> str:
+    """What measures the rows of one run again, as a shell takes it; "" for those of versions that did not say enough.
+    The model and a text are named as the rows have them, without their folders."""
+    if not rows or any(not row.recipe_argument for row in rows):
+        return ""
+    words = ["main.py", "compare" if rows[0].interleaved else "bench", "--model", rows[0].model_filename]
+    for argument in {row.lane: row.recipe_argument for row in rows}.values():
+        words += ["--recipe", argument]
+    speed = [found for row in rows if (found := re.fullmatch(r"(pp|tg)(\d+)(?: @ d(\d+))?", row.test))]
+    for kind in ("pp", "tg"):
+        words += [f"--{kind}", ",".join(dict.fromkeys(m[2] for m in speed if m[1] == kind)) or "0"]
+    depths = ",".join(dict.fromkeys(m[3] or "0" for m in speed))
+    words += ["--depth", depths] if depths not in ("", "0") else []
+    runs = [row for row in rows if row.repetitions]
+    words += ["--repetitions", str(min(r.repetitions or 1 for r in runs)), "--min-time", "0"] if runs else []
+    for row in [row for row in rows if row.text][:1]:
+        words += ["--text", row.text, "--context", str(row.n_ctx), "--chunks", str(row.chunks)]
+        words += ["--stride", str(row.stride)] if row.stride else []
+    return shlex.join([*words, "--seed", str(rows[0].seed or 0)])
+
+
 def notes(rows: Sequence[BenchRow]) -> list[str]:
-    """Lines beneath a table of one row or more: model and machine, failures, disturbances."""
-    return _notes(rows)
-
-
-def _notes(rows: Sequence[BenchRow]) -> list[str]:
+    """Lines beneath a table of one row or more: model and machine, what a ratio means, failures, disturbances."""
     row = rows[0]
-    commit = f", commit {row.build_commit}" if row.build_commit else ""
-    threads = sorted({str(r.n_threads) for r in rows if r.n_threads})
-    notes = [f"{row.model_filename} on {row.gpu_info or row.cpu_info} ({row.backends}), threads {'/'.join(threads)}, "
-             f"torch {row.torch_version}{commit}"] if row.model_filename else []
+    parts = [f"{row.model_filename} on {row.gpu_info or row.cpu_info} ({row.backends})",
+             _named("threads", [str(r.n_threads or "") for r in rows]),
+             _named("torch", [r.torch_version for r in rows]),
+             _named("commit", [r.build_commit for r in rows])]
+    notes = [", ".join(part for part in parts if part)] if row.model_filename else []
+    notes += [f"The rows were measured with different versions ({name}): their differences are not the recipes' alone."
+              for name in ("torch_version", "build_commit") if len({getattr(r, name) for r in rows}) > 1]
+    if any(r.ratio for r in rows):
+        notes.append(INTERVALS)
     notes += [f"{row.recipe}, {row.test}: {row.error} {row.hint}".rstrip() for row in rows if row.error]
     restless = [f"{row.recipe} {row.test}" for row in rows if row.steady is False]
     if restless:
         notes.append(f"The warm-up did not settle within 5 %: {', '.join(restless)}.")
     return notes + _disturbances(rows)
+
+
+def _named(name: str, values: Sequence[str]) -> str:
+    """"threads 1/2", "" where nothing is known."""
+    known = sorted({value for value in values if value})
+    return f"{name} {'/'.join(known)}" if known else ""
 
 
 def _disturbances(rows: Sequence[BenchRow]) -> list[str]:

@@ -20,17 +20,27 @@ from typing import Any
 
 from engine.bench import statistics
 from engine.bench.machine import Conditions, Machine, facts, free_memory
-from engine.bench.quality import Score, score_text
+from engine.bench.quality import Score, ScoringFailed, score_text
 from engine.bench.speed import MOST_WARM_UPS, UBATCH, Sample, SpeedRun, is_steady
 from engine.bench.texts import TextFile, open_text
 from engine.errors import DynoError, for_people
-from engine.measurements import BenchPlan, BenchRow, QualityTest, SpeedTest
+from engine.measurements import (
+    ALL_RECIPES,
+    RECIPE_AND_BASE,
+    THIS_RECIPE,
+    BenchPlan,
+    BenchRow,
+    QualityTest,
+    SpeedTest,
+)
 from engine.models.opening import weight_paths
 from engine.session import Session
 from engine.variant import Variant
 
 log = logging.getLogger(__name__)
 _COMPILE_TICK_S = 0.1
+_SAMPLES, _SAMPLE_BYTES = 64, 64 << 10
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -67,13 +77,14 @@ Step = Doing | Measured | RowDone
 class Setting:
     """What a plan runs in. set_threads: gives the kernels the threads that suit a variant, and returns them. model: the
     fields of a row that describe the model. stopping: asked after each step. done: rows of the plan that an earlier
-    run has finished, by key."""
+    run has finished, by key. measured_in: that of its rows."""
 
     session: Session
     set_threads: Callable[[Variant], int]
     model: Mapping[str, Any] = field(default_factory=dict)
     stopping: Callable[[], bool] = lambda: False
     done: Mapping[str, BenchRow] = field(default_factory=dict)
+    measured_in: str = ""
 
 
 class _Stop(Exception):
@@ -92,18 +103,28 @@ def run_plan(plan: BenchPlan, setting: Setting) -> Generator[Step, None, bool]:
     return True
 
 
+def still_true(rows: Sequence[BenchRow], plan: BenchPlan) -> dict[str, BenchRow]:
+    """Of an earlier run's rows those that need not be measured again, by key: without those that had failed, and those
+    of a text that has changed since. Raises DynoError where the text cannot be read."""
+    now = open_text(plan.quality.text).fingerprint if plan.quality is not None else ""
+    return {row.key: row for row in rows
+            if not row.error and not (row.text_fingerprint and row.text_fingerprint != now)}
+
+
 def model_fingerprint(folder: Path) -> str:
-    """Ten hex digits of a model folder: config.json, and each weight file's name, size, first and last megabyte."""
+    """Ten hex digits of a model folder: its configuration and tokenizer, and of each weight file the name, the size and
+    64 blocks of 64 KiB that lie evenly over it (all of a file of up to 4 MiB)."""
     digest = hashlib.sha256()
-    config = folder / "config.json"
-    digest.update(config.read_bytes() if config.is_file() else b"")
+    for path in (folder / name for name in ("config.json", *_TOKENIZER_FILES)):
+        digest.update(path.read_bytes() if path.is_file() else b"")
     for path in weight_paths(folder):
         nbytes = path.stat().st_size
         digest.update(f"{path.name}:{nbytes}".encode())
+        last = max(0, nbytes - _SAMPLE_BYTES)
         with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, nbytes - (1 << 20)))
-            digest.update(file.read())
+            for number in range(_SAMPLES):
+                file.seek(last * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:10]
 
 
@@ -116,6 +137,7 @@ class _Run:
         self.finished = set(setting.done)
         self.variants: dict[int, Variant] = {}
         self.build_s: dict[int, float | None] = {}
+        self.base_problem = ""  # why there is nothing to hold the others' quality against
         self.machine = Machine(self.session.device)
         self.facts = facts(self.session.device)
 
@@ -157,6 +179,7 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- building
 
     def _build(self, lane: int) -> Generator[Step, None, None]:
+        """Its variant, or its unfinished rows failed."""
         recipe = self.plan.recipes[lane]
         steps = self.session.build(recipe)
         try:
@@ -168,9 +191,11 @@ class _Run:
         except StopIteration as end:
             self.variants[lane] = end.value
             self.build_s[lane] = self.session.build_seconds(recipe)
+        except _Stop:
+            raise
         except Exception as error:
-            if isinstance(error, _Stop):
-                raise
+            if lane == 0:
+                self.base_problem = for_people(error)[0]
             yield from self._fail(lane, [t for t in self.plan.tests if self._wants(lane, t)], error)
 
     def _fail(self, lane: int, tests: Sequence[SpeedTest | QualityTest],
@@ -194,7 +219,10 @@ class _Run:
         recipe, variant = self.plan.recipes[lane], self.variants.get(lane)
         row = BenchRow(key=self.plan.key(lane, test), lane=lane, recipe=recipe.label, fingerprint=recipe.fingerprint,
                        test_time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                       test=test.name, base=self.plan.recipes[0].label if lane else "",
+                       test=test.name, base=self.plan.recipes[0].label if lane else "", seed=self.plan.seed,
+                       recipe_argument=recipe.argument, measured_in=self.setting.measured_in,
+                       interleaved=self.plan.interleave,
+                       min_time_s=self.plan.min_time_s if isinstance(test, SpeedTest) else None,
                        **self.facts, **self.setting.model)
         if variant is None:
             return row
@@ -209,7 +237,6 @@ class _Run:
         samples: dict[int, list[Sample]] = {}
         warm: dict[int, list[Sample]] = {}
         energy_j: dict[int, float] = {}
-        watch = self.machine.watch()
         for lane in [lane for lane in group if lane in self.variants]:
             try:
                 runs[lane] = yield from self._ready(lane, test)
@@ -220,6 +247,7 @@ class _Run:
             except Exception as error:
                 runs.pop(lane, None)
                 yield from self._fail(lane, [test], error)
+        watch = self.machine.watch()
         while runs and not all(self._enough(samples[lane]) for lane in runs):
             for lane in list(runs):
                 try:
@@ -241,12 +269,12 @@ class _Run:
                                   min(1.0, count / self.plan.repetitions))
                 self._tick()
         conditions = watch.end()
-        shared = len(group) > 1
+        peak_of = ALL_RECIPES if len(group) > 1 else THIS_RECIPE
         for lane, run in runs.items():
-            row = self._speed_row(lane, test, run, warm[lane], samples[lane], conditions, shared)
+            row = self._speed_row(lane, test, run, warm[lane], samples[lane], conditions, peak_of)
             step = run.variant.compiled
             if step is not None and step.state == "failed" and test.generate:
-                row = replace(row, conditions=f"compiling failed, so the uncompiled decoder ran: {step.error}")
+                row = _besides(row, f"compiling failed, so the uncompiled decoder ran: {step.error}")
             if conditions.energy_j is not None:
                 row = replace(row, energy_j=energy_j[lane] / sum(s.tokens for s in samples[lane]))
             if lane and 0 in runs:
@@ -285,8 +313,7 @@ class _Run:
                 and sum(sample.elapsed_s for sample in samples) >= self.plan.min_time_s)
 
     def _speed_row(self, lane: int, test: SpeedTest, run: SpeedRun, warm: list[Sample], samples: list[Sample],
-                   conditions: Conditions, shared: bool) -> BenchRow:
-        """shared: other recipes ran in the same minutes, so the peaks of memory are nobody's own."""
+                   conditions: Conditions, peak_of: str) -> BenchRow:
         rates = [sample.tokens_per_s for sample in samples]
         times_ns = [round(1e9 * sample.elapsed_s) for sample in samples]
         gaps = [gap for sample in samples for gap in sample.gaps_s]
@@ -301,7 +328,7 @@ class _Run:
             samples_ns=tuple(times_ns), samples_ts=tuple(rates), ttft_s=statistics.median(first) if first else None,
             itl_p50_s=statistics.percentile(gaps, 50) if gaps else None,
             itl_p95_s=statistics.percentile(gaps, 95) if gaps else None,
-            itl_p99_s=statistics.percentile(gaps, 99) if gaps else None, **_circumstances(conditions, shared))
+            itl_p99_s=statistics.percentile(gaps, 99) if gaps else None, **_circumstances(conditions, peak_of))
 
     # -------------------------------------------------------------------------------------------------------- quality
 
@@ -312,9 +339,9 @@ class _Run:
             return
         if lane == 0 and len(self.plan.recipes) > 1 and not alone:
             return
-        if lane and 0 not in self.variants:
-            yield from self._build_base()
-        lanes = [0, lane] if lane and 0 in self.variants else [lane]
+        if lane and 0 not in self.variants and not self.base_problem:
+            yield from self._build(0)  # finished in an earlier run, so it was let go
+        lanes = [0, lane] if lane and not self.base_problem else [lane]
         variants = [self.variants[n] for n in lanes]
         threads = self.setting.set_threads(max(variants, key=lambda v: v.report.weight_bytes))
         watch = self.machine.watch()
@@ -330,37 +357,45 @@ class _Run:
             scores: tuple[Score, ...] = end.value
         except _Stop:
             raise
+        except ScoringFailed as failed:
+            yield from self._scoring_failed(lanes[failed.index], lane, test, failed)
+            return
         except Exception as error:
             yield from self._fail(lane, [test], error)
             return
         conditions = watch.end()
+        peak_of = ALL_RECIPES if self.plan.interleave else RECIPE_AND_BASE if len(lanes) > 1 else THIS_RECIPE
         for n, score in zip(lanes, scores, strict=True):
             if self._wants(n, test):
-                yield from self._finish(self._quality_row(n, test, text, score, threads, conditions, len(lanes) > 1))
+                yield from self._finish(self._quality_row(n, test, text, score, threads, conditions, peak_of))
 
-    def _build_base(self) -> Generator[Step, None, None]:
-        """The base again, where it was finished in an earlier run. Without it the rows have no divergence."""
-        try:
-            steps = self.session.build(self.plan.recipes[0])
-            while True:
-                stage, _, _ = next(steps)
-                yield self._doing(f"{self.plan.recipes[0].label}: {stage.lower()}")
-                self._tick()
-        except StopIteration as end:
-            self.variants[0] = end.value
-        except _Stop:
-            raise
-        except Exception as error:
-            log.warning("the base recipe cannot be built: %s", error)
+    def _scoring_failed(self, culprit: int, lane: int, test: QualityTest,
+                        failed: ScoringFailed) -> Generator[Step, None, None]:
+        """A recipe that failed says so in its row. Where it was the base, the others are scored without it, and at the
+        end it has a pass of its own: it may have failed for lack of room beside another."""
+        cause = failed.__cause__
+        assert isinstance(cause, Exception)
+        failed.__cause__ = None  # its frames hold tensors
+        if culprit:
+            yield from self._fail(culprit, [test], cause)
+            return
+        self.base_problem = for_people(cause)[0]
+        log.warning("the base failed beside %s: %s", self.plan.recipes[lane].label, cause, exc_info=cause)
+        del cause, failed
+        free_memory(self.session.device)
+        yield from self._quality(lane)
 
     def _quality_row(self, lane: int, test: QualityTest, text: TextFile, score: Score, threads: int,
-                     conditions: Conditions, shared: bool) -> BenchRow:
+                     conditions: Conditions, peak_of: str) -> BenchRow:
         context = min(test.context, self.session.config.context)
         row = replace(
-            self._row(lane, test), n_threads=threads, text=text.name, text_bytes=text.size_bytes, n_ctx=context,
-            stride=test.stride, chunks=score.chunks, tokens_scored=score.tokens, perplexity=score.perplexity,
-            perplexity_error=score.sigma, bits_per_byte=score.bits_per_byte,
-            scored_ts=score.run_tokens / score.elapsed_s, **_circumstances(conditions, shared))
+            self._row(lane, test), n_threads=threads, text=text.name, text_bytes=text.size_bytes,
+            text_fingerprint=text.fingerprint, n_ctx=context, stride=test.stride, chunks=score.chunks,
+            tokens_scored=score.tokens, perplexity=score.perplexity, perplexity_error=score.sigma,
+            bits_per_byte=score.bits_per_byte,
+            scored_ts=score.run_tokens / score.elapsed_s, **_circumstances(conditions, peak_of))
+        if lane and self.base_problem:
+            row = _besides(row, f"the base could not be scored with it, so there is no divergence: {self.base_problem}")
         far = score.divergence
         if far is None:
             return row
@@ -375,11 +410,16 @@ class _Run:
             verdict=statistics.quality_verdict(far.ratio))
 
 
-def _circumstances(conditions: Conditions, shared: bool) -> dict[str, Any]:
-    return {"conditions": conditions.text, "other_cpu_percent": conditions.other_cpu_percent,
-            "peak_rss_bytes": None if shared else conditions.peak_rss_bytes,
-            "gpu_peak_allocated_bytes": None if shared else conditions.gpu_peak_allocated_bytes,
-            "gpu_peak_reserved_bytes": None if shared else conditions.gpu_peak_reserved_bytes}
+def _circumstances(conditions: Conditions, peak_of: str) -> dict[str, Any]:
+    return {"conditions": conditions.text, "other_cpu_percent": conditions.other_cpu_percent, "peak_of": peak_of,
+            "peak_rss_bytes": conditions.peak_rss_bytes,
+            "gpu_peak_allocated_bytes": conditions.gpu_peak_allocated_bytes,
+            "gpu_peak_reserved_bytes": conditions.gpu_peak_reserved_bytes}
+
+
+def _besides(row: BenchRow, note: str) -> BenchRow:
+    """The row with one more of its conditions."""
+    return replace(row, conditions=note if row.conditions in ("", "quiet") else f"{row.conditions}; {note}")
 
 
 def _with_ratio(row: BenchRow, samples: list[Sample], base: list[Sample]) -> BenchRow:

@@ -6,6 +6,8 @@ It knows files, not tokens. What cannot be scored (missing, empty, binary, anoth
 from __future__ import annotations
 
 import codecs
+import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -35,6 +37,15 @@ class TextFile:
         """The file's name."""
         return self.path.name
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Ten hex digits of the file's bytes. Raises DynoError where it cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:10]
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+
     def pieces(self) -> Iterator[str]:
         """The text from its beginning, in pieces of any length. Raises DynoError where it turns out to be no text."""
         suffix = self.path.suffix.lower()
@@ -46,8 +57,7 @@ class TextFile:
             else:
                 yield from _plain(self.path)
         except OSError as error:
-            raise DynoError(f"{self.name} cannot be read: {reason(error)}.",
-                            "Check the file and its permissions.") from error
+            raise _unreadable(self.name, error) from error
 
 
 def open_text(path: str) -> TextFile:
@@ -58,8 +68,7 @@ def open_text(path: str) -> TextFile:
             raise DynoError(f"There is no text file {place}.", "Check its name; a folder cannot be scored.")
         size_bytes = place.stat().st_size
     except (OSError, ValueError) as error:
-        raise DynoError(f"{place.name[:60]} cannot be read: {reason(error)}.",
-                        "Check the file and its permissions.") from error
+        raise _unreadable(place.name[:60], error) from error
     if size_bytes == 0:
         raise DynoError(f"{place.name} is empty.", "Choose a text of a few thousand words.")
     text = TextFile(place, size_bytes)
@@ -67,6 +76,10 @@ def open_text(path: str) -> TextFile:
     if not any(piece.strip() for piece in itertools.islice(pieces, 64)):
         raise DynoError(f"{place.name} holds nothing but white space.", "Choose a text of a few thousand words.")
     return text
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> DynoError:
+    return DynoError(f"{name} cannot be read: {reason(error)}.", "Check the file and its permissions.")
 
 
 def _plain(path: Path) -> Iterator[str]:
@@ -98,16 +111,20 @@ def _joined(documents: Iterator[str]) -> Iterator[str]:
 
 def _json_lines(path: Path) -> Iterator[str]:
     """The "text" of each object (or the first known name that holds one), or the turns of its "messages"."""
-    pending = ""
+    pending: list[str] = []  # one line may be as long as the file, so its parts are joined once
     number = 0
     for piece in _plain(path):
-        *lines, pending = (pending + piece).split("\n")
-        for line in lines:
+        head, *rest = piece.split("\n")
+        pending.append(head)
+        for part in rest:
             number += 1
+            line = "".join(pending)
             if line.strip():
                 yield _document(path, number, line)
-    if pending.strip():
-        yield _document(path, number + 1, pending)
+            pending = [part]
+    line = "".join(pending)
+    if line.strip():
+        yield _document(path, number + 1, line)
 
 
 def _document(path: Path, number: int, line: str) -> str:

@@ -95,15 +95,14 @@ class Client:
         if threads is not None:
             self.worker.submit(SetThreads(threads))
 
-    def load(self, folder: str, recipe: Recipe, device: str | None) -> ModelLoaded:
-        """Load a model and wait for it. Raises DynoError, also where the recipe cannot run (a window opens the model
-        plain then; a script must not take its figures for the recipe's), and KeyboardInterrupt where Ctrl+C ended
-        it."""
+    def load(self, folder: str, recipe: Recipe, device: str | None, insist: bool = True) -> ModelLoaded:
+        """Load a model and wait for it. insist: the recipe must run (a window opens the model plain otherwise; a script
+        must not take its figures for the recipe's). Raises DynoError, and KeyboardInterrupt where Ctrl+C ended it."""
         job = LoadModel(self.worker.next_id(), folder, recipe, device)
         self._submit(job)
         loaded: ModelLoaded | None = None
         for event in self._events(job.job_id):
-            if isinstance(event, RecipeFailed):
+            if isinstance(event, RecipeFailed) and insist:
                 raise DynoError(event.summary, event.hint)
             if isinstance(event, ModelLoaded):
                 loaded = event

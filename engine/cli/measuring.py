@@ -40,9 +40,9 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", type=_counts, default=(0,), metavar="N[,N..]",
                         help="tokens in the cache before a test (default: 0)")
     parser.add_argument("--repetitions", type=whole(1, 10_000), default=5, metavar="N",
-                        help="runs of each test, at least (default: 5)")
+                        help="runs of each test, at least (default: 5); more until --min-time is full")
     parser.add_argument("--min-time", type=number(0, 86_400), default=2.0, metavar="S",
-                        help="seconds of each test, at least (default: 2)")
+                        help="seconds of each test's runs together, at least (default: 2)")
     parser.add_argument("--seed", type=whole(0, (1 << 63) - 1), default=0, metavar="N",
                         help="of the random tokens (default: 0)")
 
@@ -120,13 +120,13 @@ def run_plan(options: argparse.Namespace, plan: BenchPlan) -> int:
     client = Client(quiet=options.quiet)
     try:
         client.set_threads(options.threads)
-        client.load(options.model, plan.recipes[0], options.device)
+        client.load(options.model, plan.recipes[0], options.device, insist=False)  # each row says what cannot run
         result = client.benchmark(RunBenchmark(client.worker.next_id(), plan, history, options.resume, options.title),
                                   writer.add)
     finally:
         client.close()
     writer.end()
-    for row in result.failed:
+    for row in () if options.output in ("table", "md", "html") else result.failed:  # those say it beneath the rows
         print(f"{row.recipe}, {row.test}: {DynoError(row.error, row.hint)}", file=sys.stderr)
     if not result.complete:
         planned = len(plan.recipes) * len(plan.tests)

@@ -14,13 +14,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from engine.errors import DynoError
 from engine.hub import faults
 from engine.hub.catalogue import is_weights
 from engine.hub.library import Library, cache_folder
 from engine.hub.records import APP, BUNDLED, CACHE, ModelOnDisk
+from engine.processes import runs_still, this_process
 
 ASIDE = ".removed"
 
@@ -81,7 +80,8 @@ def settle_all(models: Path) -> None:
 
 def _own_name() -> str:
     """The folder of this program: its number, and since when it has run, because numbers come again."""
-    return f"{os.getpid()}-{psutil.Process().create_time():.0f}"
+    number, started_s = this_process()
+    return f"{number}-{started_s:.0f}"
 
 
 def _in_use(name: str) -> bool:
@@ -89,10 +89,7 @@ def _in_use(name: str) -> bool:
     number, _, since = name.partition("-")
     if not (number.isdigit() and since.isdigit()) or name == _own_name():
         return False
-    try:
-        return bool(abs(psutil.Process(int(number)).create_time() - int(since)) < 2)
-    except psutil.Error:
-        return False
+    return runs_still(int(number), int(since))
 
 
 def _own(path: Path, models: Path) -> Path:

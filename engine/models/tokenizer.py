@@ -103,7 +103,7 @@ class Tokenizer:
         tokens that begin inside it are kept. (Encoding the parts alone would put a token into each seam, and
         SentencePiece tokenizers begin every text with a space of their own.)
         """
-        before, held, source = "", "", iter(pieces)
+        before, held, source = "", "", _slices(pieces, window)
         ended = False
         while not ended or held:
             while not ended and len(held) < window + 2 * _OVERLAP:
@@ -223,6 +223,13 @@ def _seam(text: str, wanted: int) -> int:
         if text[at].isspace() and not text[at - 1].isspace():
             return at
     return min(wanted, len(text))
+
+
+def _slices(pieces: Iterable[str], size: int) -> Iterator[str]:
+    """The same text in pieces of at most `size` characters: what is held grows by no more than that at a time."""
+    for piece in pieces:
+        for start in range(0, len(piece), size):
+            yield piece[start:start + size]
 
 
 def _seam_before(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from engine.errors import DynoError
 from engine.models.checkpoint import write_text
 from engine.train_events import Notice, RunStarted, TrainEvent, TrainResult
-from engine.training.records import FACTS, FAILED, INTERRUPTED, RUNNING, Facts, noted, this_process
+from engine.training.records import FACTS, FAILED, INTERRUPTED, RUNNING, Facts, noted, who_trains
 
 TrainSteps = Generator[TrainEvent, None, TrainResult]
 
@@ -20,7 +20,7 @@ TrainSteps = Generator[TrainEvent, None, TrainResult]
 def refuse_a_second_process(folder: Path) -> None:
     """Raises DynoError where another process trains in this folder now."""
     facts = Facts.read(folder / FACTS)
-    mine = this_process()
+    mine = who_trains()
     if facts.alive and not facts.mine and facts.host == mine["host"]:
         raise DynoError(f"Process {facts.pid} trains in {folder} now.", "Wait for it, or end it first.")
 
@@ -28,7 +28,7 @@ def refuse_a_second_process(folder: Path) -> None:
 def told(folder: Path, steps: TrainSteps) -> TrainSteps:
     """Pass the events of a run on, and write down what they say of it."""
     old = Facts.read(folder / FACTS)
-    facts = Facts(started_s=old.started_s or time.time(), **this_process())
+    facts = Facts(started_s=old.started_s or time.time(), **who_trains())
     _write(folder, facts)
     state, message = INTERRUPTED, ""
     try:

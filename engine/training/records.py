@@ -17,9 +17,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from engine.errors import DynoError
+from engine.processes import runs_still, this_process
 from engine.train_events import EvalPoint, Finding, TrainPoint
 from engine.train_plan import TrainPlan
 from engine.training.diagnosis import diagnose
@@ -27,7 +26,6 @@ from engine.training.diagnosis import diagnose
 PLAN, FACTS, TRAIN, EVALUATION, MODEL = "plan.json", "run.json", "train.csv", "evaluation.csv", "model"
 RUNNING, PAUSED, INTERRUPTED, FAILED = "running", "paused", "interrupted", "failed"
 _MOST_BYTES = 1 << 20  # of a curve, at one look: more comes with the next one
-_SAME_START_S = 2.0
 _UNKNOWN = 1 << 62  # tokens of data: enough never to be called too few
 
 
@@ -75,10 +73,7 @@ class Facts:
             return False
         if self.host != socket.gethostname():
             return True
-        try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.process_s) < _SAME_START_S)
-        except (psutil.Error, ValueError):
-            return False
+        return runs_still(self.pid, self.process_s)
 
     @property
     def mine(self) -> bool:
@@ -86,9 +81,10 @@ class Facts:
         return self.alive and self.host == socket.gethostname() and self.pid == os.getpid()
 
 
-def this_process() -> dict[str, Any]:
-    """The fields of Facts that name the process."""
-    return {"pid": os.getpid(), "host": socket.gethostname(), "process_s": psutil.Process().create_time()}
+def who_trains() -> dict[str, Any]:
+    """The fields of Facts that name this process."""
+    number, started_s = this_process()
+    return {"pid": number, "host": socket.gethostname(), "process_s": started_s}
 
 
 def read_plan(folder: Path) -> TrainPlan:

@@ -105,8 +105,8 @@ class HistoryView(QWidget):
                 self.resumed.emit(run)
 
     def may_resume(self, run: Run) -> bool:
-        """Whether it is unfinished, of the loaded model, and nothing runs."""
-        return run.state != COMPLETE and not self.busy and run.model == self.model
+        """Whether it is unfinished, of the loaded model, and nothing runs, here or in another program."""
+        return run.resumable and not self.busy and run.model == self.model
 
     def rename(self) -> None:
         """Ask for a title."""
@@ -119,7 +119,7 @@ class HistoryView(QWidget):
     def delete(self) -> None:
         """Remove the chosen run; it can be had back for a while."""
         for run in self.selected()[:1]:
-            if run.id == self.running:
+            if run.alive:
                 return
             self.settle()
             self._deleted = run
@@ -181,7 +181,7 @@ class HistoryView(QWidget):
         one = len(chosen) == 1
         self.buttons["open"].setEnabled(one)
         self.buttons["rename"].setEnabled(one)
-        self.buttons["delete"].setEnabled(one and chosen[0].id != self.running)
+        self.buttons["delete"].setEnabled(one and not chosen[0].alive)
         self.buttons["resume"].setEnabled(one and self.may_resume(chosen[0]))
         self.buttons["compare"].setEnabled(len(chosen) == 2)
         if not self.compared.isVisible():
@@ -192,7 +192,9 @@ class HistoryView(QWidget):
         if run.state == COMPLETE:
             return self.tr("complete")
         if run.state == RUNNING:
-            return self.tr("running") if run.id == self.running else self.tr("interrupted")
+            if run.id == self.running:
+                return self.tr("running")
+            return self.tr("running elsewhere") if run.alive else self.tr("interrupted")
         return self.tr("stopped")
 
     def _ask(self, question: Callable[[History], T], otherwise: T) -> T:

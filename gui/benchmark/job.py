@@ -52,12 +52,12 @@ class BenchJob(QObject):
         """Whether a benchmark is asked for and has not ended."""
         return self.job_id != 0
 
-    def run(self, plan: BenchPlan, title: str = "", resume: bool = False) -> None:
-        """Ask the engine for it; it begins when the jobs before it are done."""
+    def run(self, plan: BenchPlan, title: str = "", resumed: int = 0) -> None:
+        """Ask the engine for it; it begins when the jobs before it are done. resumed: the run to go on with."""
         if self.busy:
             return
         self.job_id, self.run_id, self.plan, self.rows = self._bridge.next_id(), 0, plan, {}
-        self._bridge.submit(RunBenchmark(self.job_id, plan, self._history, resume, title))
+        self._bridge.submit(RunBenchmark(self.job_id, plan, self._history, resumed > 0, title, resumed))
 
     def stop(self) -> None:
         """End it at the next step; finished rows stand."""

@@ -186,13 +186,13 @@ class BenchmarkPage(QWidget):
             self._resume(self._last_run)
 
     def _resume(self, run: Run) -> None:
-        self._run(run.plan, run.title, resume=True)
+        self._run(run.plan, run.title, run.id)
 
-    def _run(self, plan: BenchPlan, title: str = "", resume: bool = False) -> None:
+    def _run(self, plan: BenchPlan, title: str = "", resumed: int = 0) -> None:
         self.history.settle()
         self.notice.clear()
         self._last_run = None
-        self.job.run(plan, title, resume)
+        self.job.run(plan, title, resumed)
         self._show(plan, {}, title)
         self.status.setText(self.tr("Waiting for the engine…"))
         self.tabs.setCurrentWidget(self.results)

@@ -184,3 +184,13 @@ def test_a_saved_preset_cannot_take_a_name_that_means_something_else(tmp_path: P
         with pytest.raises(DynoError, match="Choose another name"):
             attempt()
     assert [s.name for s in list_recipes(tmp_path)[0]] == ["mine"]
+
+
+def test_a_recipes_argument_makes_the_same_recipe() -> None:
+    recipes = [preset.recipe for preset in load_presets()]
+    recipes += [parse_recipe(text) for text in (
+        "fp32", "prune-l1:amount=0.35:scope=layer,bf16", "int4-weight:group=64:fit=fit:head=int8", "lookup")]
+    for recipe in recipes:
+        assert parse_recipe(recipe.argument) == recipe
+    assert parse_recipe("prune-l1:amount=0.35:scope=layer,bf16").argument == (
+        "prune-l1:amount=0.35:scope=layer,precision:dtype=bf16")

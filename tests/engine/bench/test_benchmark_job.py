@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.bench import quality
 from engine.bench.history import COMPLETE, STOPPED, History
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchResult, BenchRow, QualityTest, SpeedTest
@@ -26,6 +29,7 @@ from engine.messages import (
 )
 from engine.models.devices import with_free_bytes
 from engine.recipe import Recipe, parse_recipe
+from engine.variant import Variant
 from tests.conftest import TEXT
 from tests.engine.support import Engine
 
@@ -85,6 +89,11 @@ def test_every_recipe_and_test_becomes_a_row_with_its_circumstances(engine: Engi
     far = rows["bf16", "ppl64"]
     assert far.base == "fp32" and far.kl_mean and far.kl_mean > 0 and far.ratio and far.verdict
     assert BenchRow.from_json(far.to_json()) == far
+    for row in result.rows:
+        assert parse_recipe(row.recipe_argument).fingerprint == row.fingerprint and row.measured_in == "headless"
+        assert row.seed == 0 and row.interleaved is False
+    assert (pp.min_time_s, pp.peak_of, far.peak_of) == (0.0, "this recipe", "recipe and base")
+    assert far.text_fingerprint == hashlib.sha256(Path(text).read_bytes()).hexdigest()[:10]
 
 
 def test_the_active_recipe_and_the_conversation_stay_as_they_are(engine: Engine, llama_folder: Path, text: str) -> None:
@@ -136,6 +145,83 @@ def test_a_base_that_cannot_run_leaves_the_others_without_a_comparison(engine: E
     assert len(result.failed) == 3
     far = by_name(result.rows)["bf16", "ppl64"]
     assert far.perplexity and far.kl_mean is None and not far.verdict
+
+
+def broken_scoring(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Variant, int], bool]) -> None:
+    """Scoring raises where `fails` says so of a variant and the number of those that read along."""
+    real, together = quality._streams, {"count": 1}
+    score = quality.score_ids
+
+    def counted(variants: Sequence[Variant], *rest: Any) -> Any:
+        together["count"] = len(variants)
+        return score(variants, *rest)
+
+    def streams(variant: Variant, *rest: Any) -> Any:
+        if fails(variant, together["count"]):
+            raise RuntimeError("a kernel broke")
+        yield from real(variant, *rest)
+
+    monkeypatch.setattr(quality, "score_ids", counted)
+    monkeypatch.setattr(quality, "_streams", streams)
+
+
+def test_a_base_that_cannot_be_scored_fails_its_own_row_and_the_others_are_scored_alone(
+        engine: Engine, llama_folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.load(llama_folder)
+    whole = by_name(bench(engine, plan(text, "fp32", "bf16")).rows)
+    broken_scoring(monkeypatch, lambda variant, _: variant.recipe.label == "fp32")
+    for interleave in (False, True):
+        rows = by_name(bench(engine, plan(text, "fp32", "bf16", "l1-50", interleave=interleave)).rows)
+        assert {key for key, row in rows.items() if row.error} == {("fp32", "ppl64")}
+        assert "a kernel broke" in rows["fp32", "ppl64"].error
+        alone = rows["bf16", "ppl64"]
+        assert alone.perplexity == whole["bf16", "ppl64"].perplexity and alone.kl_mean is None and alone.ratio is None
+        assert "no divergence" in alone.conditions and "a kernel broke" in alone.conditions
+        assert rows["L1 50 %", "ppl64"].perplexity and not rows["fp32", "pp16"].error
+
+
+def test_a_base_that_has_no_room_beside_another_is_scored_by_itself(engine: Engine, llama_folder: Path, text: str,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.load(llama_folder)
+    broken_scoring(monkeypatch, lambda variant, together: variant.recipe.label == "fp32" and together > 1)
+    result = bench(engine, plan(text, "fp32", "bf16"))
+    assert result.complete and not result.failed
+    assert by_name(result.rows)["fp32", "ppl64"].perplexity and not by_name(result.rows)["bf16", "ppl64"].kl_mean
+
+
+def test_a_recipe_that_cannot_be_scored_leaves_the_base_and_the_next_one_alone(
+        engine: Engine, llama_folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.load(llama_folder)
+    broken_scoring(monkeypatch, lambda variant, _: variant.recipe.label == "bf16")
+    result = bench(engine, plan(text, "fp32", "bf16", "l1-50"))
+    assert [(row.recipe, row.test) for row in result.failed] == [("bf16", "ppl64")]
+    assert by_name(result.rows)["fp32", "ppl64"].perplexity and by_name(result.rows)["L1 50 %", "ppl64"].kl_mean
+
+
+def test_a_text_that_changed_is_scored_again_when_a_run_goes_on(engine: Engine, llama_folder: Path, text: str,
+                                                                tmp_path: Path) -> None:
+    engine.load(llama_folder)
+    path, wanted = str(tmp_path / "history.sqlite"), plan(text, "fp32", "bf16")
+    job = RunBenchmark(engine.next_id(), wanted, path)
+    engine.at({5: Cancel(job.job_id)}, counts=lambda event: isinstance(event, BenchRowDone))
+    stopped = engine.run(job)
+    assert isinstance(stopped, Cancelled) and isinstance(stopped.result, BenchResult)
+    before = by_name(stopped.result.rows)
+    engine.outbox.react = None
+    Path(text).write_text(TEXT[::-1] * 2, encoding="utf-8")
+    command = RunBenchmark(engine.next_id(), wanted, path, resume=True, title="again", run_id=stopped.result.run_id)
+    end = engine.run(command)
+    assert isinstance(end, Finished) and isinstance(end.result, BenchResult) and end.result.complete
+    after = by_name(end.result.rows)
+    assert after["fp32", "pp16"] == before["fp32", "pp16"]
+    for recipe in ("fp32", "bf16"):
+        assert after[recipe, "ppl64"].perplexity != before.get((recipe, "ppl64"), BenchRow()).perplexity
+        assert after[recipe, "ppl64"].text_fingerprint != before["fp32", "ppl64"].text_fingerprint
+    history = History(Path(path))
+    assert history.run(end.result.run_id).title == "again"
+    history.close()
+    refused = engine.run(RunBenchmark(engine.next_id(), wanted, path, resume=True, run_id=end.result.run_id))
+    assert isinstance(refused, Failed) and "cannot go on" in refused.summary
 
 
 def test_running_out_of_memory_marks_one_recipe_and_goes_on(engine: Engine, llama_folder: Path, text: str) -> None:
@@ -269,7 +355,8 @@ def test_a_crashed_run_is_found_and_goes_on(engine: Engine, llama_folder: Path, 
     crashed = history.begin(wanted, "model", done.rows[0].model_fingerprint)
     history.add(crashed, done.rows[0])
     history.add(crashed, dataclasses.replace(done.rows[1], error="Memory ran out."))
-    history.close()  # as if killed: the run is still "running"
+    history._db.execute("UPDATE run SET process_s = 1 WHERE id = ?", (crashed,))  # of a process that is no more
+    history.close()
     engine.seen = []
     result = bench(engine, wanted, str(path), resume=True)
     assert result.run_id == crashed and result.complete and not result.failed

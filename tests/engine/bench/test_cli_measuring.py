@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,18 @@ def test_tests_that_were_not_asked_for_are_cut_to_what_the_depth_leaves(llama_fo
     shapes = [(test.prompt, test.generate, test.depth) for test in speed_tests(options)]
     assert shapes == [(min(512, context), 0, 0), (0, min(128, context), 0),
                       (8, 0, context - 8), (0, 8, context - 8)]
+
+
+def test_a_report_names_the_command_that_measures_it_again(llama_folder: Path, text: str,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["compare", "--recipe", "fp32", "--recipe", "l1-50,bf16", "--pp", "16,8", "--tg", "4", "--depth", "0,5",
+             "--repetitions", "2", "--min-time", "0", "--text", text, "--context", "64", "--chunks", "2", "--seed", "7",
+             "--output", "md", "--no-history", "--quiet", "--model", str(llama_folder)]
+    assert cli.run(asked) == 0
+    said = capsys.readouterr().out
+    command = shlex.split(said.split("To measure it again: `")[1].split("`")[0])
+    assert command[:2] == ["main.py", "compare"] and Path(text).name in command
+    again = [{llama_folder.name: str(llama_folder), Path(text).name: text}.get(word, word) for word in command[1:]]
+    assert cli.run([*again, "--output", "md", "--no-history", "--quiet"]) == 0
+    repeated = capsys.readouterr().out
+    assert repeated.split("To measure it again")[1] == said.split("To measure it again")[1]

@@ -72,8 +72,14 @@ def test_runs_are_listed_renamed_and_deleted(tmp_path: Path) -> None:
     history.add(first, ROWS[0])
     history.rename(first, "other")
     assert [(run.id, run.title, run.rows) for run in history.runs()] == [(second, "mine", 0), (first, "other", 1)]
+    assert history.unfinished(plan, "f") is None and history.runs()[0].alive  # this process is at both
+    history._db.execute("UPDATE run SET process_s = 1")  # it was another that had this number
     found = history.unfinished(plan, "f")
     assert found is not None and found.id == second and history.unfinished(plan, "another model") is None
+    named = history.unfinished(plan, "f", first)
+    assert named is not None and named.id == first
+    history.reopen(first)
+    assert history.unfinished(plan, "f", first) is None
     history.delete(first)
     with pytest.raises(DynoError, match="no benchmark run"):
         history.run(first)
@@ -91,6 +97,31 @@ def test_a_run_that_this_version_cannot_read_hides_no_other(tmp_path: Path) -> N
     history.close()
 
 
+def test_a_history_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    plan = BenchPlan((Recipe(),), (SpeedTest(prompt=8),))
+    old = sqlite3.connect(tmp_path / "h.sqlite")
+    old.executescript("""
+        CREATE TABLE run (
+            id INTEGER PRIMARY KEY, started_s REAL NOT NULL, ended_s REAL, state TEXT NOT NULL, title TEXT NOT NULL,
+            model TEXT NOT NULL, model_fingerprint TEXT NOT NULL, plan TEXT NOT NULL);
+        CREATE TABLE result (id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+                             key TEXT NOT NULL, row TEXT NOT NULL, UNIQUE (run_id, key));
+        PRAGMA user_version=1;""")
+    old.execute("INSERT INTO run (started_s, state, title, model, model_fingerprint, plan) "
+                "VALUES (1, 'running', 'mine', 'm', 'f', ?)", (json.dumps(plan.to_json()),))
+    known = [name for name in ROWS[0].to_json() if name not in ("recipe_argument", "text_fingerprint", "peak_of")]
+    old.execute("INSERT INTO result (run_id, key, row) VALUES (1, 'k', ?)",
+                (json.dumps({name: ROWS[0].to_json()[name] for name in known}),))
+    old.commit()
+    old.close()
+    for _ in range(2):
+        history = History(tmp_path / "h.sqlite")
+        found = history.unfinished(plan, "f")
+        assert found is not None and found.title == "mine" and not found.alive
+        assert history.rows(1)[0].avg_ts == ROWS[0].avg_ts
+        history.close()
+
+
 def test_a_history_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "h.sqlite").write_bytes(b"no database, but long enough to be read as one" * 50)
     with pytest.raises(DynoError, match="cannot be opened"):
@@ -106,6 +137,21 @@ def test_two_runs_are_compared_by_recipe_test_and_text() -> None:
     fast = dataclasses.replace(ROWS[0], samples_ts=(2400.0, 2468.0, 2540.0), avg_ts=2469.0)
     ppl = dataclasses.replace(ROWS[1], perplexity=10.0, perplexity_error=0.1, text="a.txt", tokens_scored=500)
     other = dataclasses.replace(ppl, text="b.txt")
+    edited = [dataclasses.replace(ppl, text_fingerprint=digits) for digits in ("aa", "bb")]
+    assert len(changes(edited[:1], edited[:1])) == len(changes((ppl,), edited[:1])) == 1
+    assert changes(edited[:1], edited[1:]) == ()
     found = changes((ROWS[0], ppl, ROWS[2]), (fast, ppl, other, ROWS[2]))
     assert [(c.test, c.verdict) for c in found] == [("pp8", "faster"), ("ppl64", "no difference measured")]
     assert found[0].ratio.value == pytest.approx(2.0, rel=1e-2)
+
+
+def test_a_table_says_which_rows_are_not_of_one_kind_and_what_a_ratio_means() -> None:
+    known = dataclasses.replace(ROWS[0], model_filename="m", n_threads=None, torch_version="2.13", build_commit="bbbb")
+    rows = [dataclasses.replace(known, n_threads=2, build_commit="aaaa"),
+            dataclasses.replace(known, lane=1, ratio=1.2, ratio_low=1.1, ratio_high=1.3)]
+    said = render(rows, "table")
+    assert "threads 2, torch 2.13, commit aaaa/bbbb" in said and "different versions (build_commit)" in said
+    assert "95 % intervals" in said and "99 % interval" in said and said.count("threads") == 1
+    assert "threads" not in render(rows[1:], "table") and "different" not in render(rows[1:], "table")
+    assert "95 %" not in "\n".join(line for line in render(rows[:1], "table").splitlines()[2:])
+    assert "99 % interval" in render(rows, "html")
