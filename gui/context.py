@@ -51,13 +51,15 @@ class AppContext:
 @dataclass(frozen=True)
 class Page:
     """A page of the main area. title is translated when shown; order sorts the navigation; pages from 90 on sit at
-    the bottom."""
+    the bottom. keys: what its keys do beyond the window's actions, for F1: "keys: words" each, translated when shown.
+    """
 
     key: str
     title: str
     icon: str
     order: int
     make: Callable[[AppContext], QWidget]
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

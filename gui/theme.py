@@ -211,6 +211,20 @@ def _stylesheet(c: Colours) -> str:
         color: {c.text}; }}
     QHeaderView::section {{ background: {c.window}; color: {c.muted}; border: none;
         border-bottom: 1px solid {c.border}; padding: 4px 6px; }}
+    QTabBar {{ qproperty-drawBase: 0; }}
+    QTabBar::tab {{ background: transparent; color: {c.muted}; padding: 6px 12px; border: none;
+        border-bottom: 2px solid transparent; }}
+    QTabBar::tab:hover {{ color: {c.text}; }}
+    QTabBar::tab:selected {{ color: {c.text}; font-weight: 600; border-bottom: 2px solid {c.accent}; }}
+    QTabBar::tab:focus {{ background: {c.accent_soft}; border-radius: 4px; }}
+    QTabWidget::pane {{ border: none; border-top: 1px solid {c.border}; }}
+    QCheckBox::indicator, QListView::indicator {{ width: 14px; height: 14px; border: 1px solid {c.muted};
+        border-radius: 3px; background: {c.surface}; }}
+    QCheckBox::indicator:checked, QListView::indicator:checked {{ background: {c.accent}; border-color: {c.accent};
+        image: url({chevrons}/check-{scheme}.svg); }}
+    QCheckBox::indicator:disabled, QListView::indicator:disabled {{ border-color: {c.border};
+        background: {c.raised}; }}
+    QCheckBox:focus {{ color: {c.accent}; }}
     QMenu {{ background: {c.surface}; border: 1px solid {c.border}; padding: 4px; }}
     QMenu::item {{ padding: 5px 22px; border-radius: 4px; }}
     QMenu::item:selected {{ background: {c.accent_soft}; color: {c.text}; }}

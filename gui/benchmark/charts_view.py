@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from engine.bench import charts
 from engine.errors import DynoError
@@ -16,6 +15,7 @@ from gui.benchmark.chart_view import ChartView
 from gui.benchmark.exports import write_chart
 from gui.theme import colours
 from gui.widgets.controls import ChoiceBox
+from gui.widgets.export_button import ask_where
 from gui.widgets.labels import TextLabel, quiet
 
 
@@ -112,12 +112,10 @@ class ChartsView(QScrollArea):
             self.tr("weights"), self.tr("KV cache"), self.tr("Nothing to draw yet."))
 
     def _save(self, view: ChartView) -> None:
-        name, kind = QFileDialog.getSaveFileName(self, self.tr("Save chart"), "chart.svg", "SVG (*.svg);;PNG (*.png)")
-        if not name:
+        name = view.accessibleName().lower().replace(" ", "-")
+        path = ask_where(self, self.tr("Save chart"), f"{name}.svg", "SVG (*.svg);;PNG (*.png)")
+        if path is None:
             return
-        path = Path(name)
-        if path.suffix not in (".svg", ".png"):
-            path = path.with_name(f"{path.name}{'.png' if 'png' in kind else '.svg'}")
         try:
             write_chart(path, view)
         except DynoError as error:

@@ -88,6 +88,12 @@ class HistoryView(QWidget):
                 self.table.selectionModel().select(self.table.model().index(place, 0), flags)
         self._enable()
 
+    def follow(self, busy: bool, running: int) -> None:
+        """Whether a benchmark is under way here, and its number; the list is read again where that has changed."""
+        if (busy, running) != (self.busy, self.running):
+            self.busy, self.running = busy, running
+            self.refresh()
+
     def selected(self) -> list[Run]:
         """The runs chosen, the newest first."""
         places = sorted({index.row() for index in self.table.selectedIndexes()})

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from pathlib import Path
 
-from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
+from PySide6.QtCore import QT_TRANSLATE_NOOP, QTimer
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QMenu,
-    QProgressBar,
-    QTabWidget,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QTabWidget, QVBoxLayout, QWidget
 
 from engine.bench.history import History, Run
 from engine.bench.texts import open_text
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchRow
-from engine.messages import ApplyRecipe, Event, Failed, Finished, ModelInfo, ModelLoaded, RecipeApplied
+from engine.messages import Event, Failed, Finished, ModelInfo, ModelLoaded, RecipeApplied
 from engine.paths import benchmark_history
 from gui.benchmark.charts_view import ChartsView
 from gui.benchmark.exports import write_run
@@ -33,13 +23,17 @@ from gui.benchmark.job import BenchJob
 from gui.benchmark.plan_form import PlanForm
 from gui.benchmark.results_view import ResultsView
 from gui.context import AppContext, Page
+from gui.techniques.applying import Applying
 from gui.techniques.recipe_state import remembered_recipe
 from gui.theme import theme
 from gui.widgets.controls import action_button
+from gui.widgets.export_button import ExportButton, ask_where
 from gui.widgets.labels import TextLabel, engine_text, set_icon
 from gui.widgets.notice import Notice
 from gui.widgets.words import duration_text
 
+_SOON_MS = 150
+_PLAN = "benchmark/plan"  # of the settings
 _BYTES_PER_TOKEN = 4  # of English, roughly: for the estimate alone
 _READ_PER_S, _FLOPS = 1.5e10, 1e11  # an ordinary processor, until a run of the model says better
 
@@ -64,6 +58,10 @@ class BenchmarkPage(QWidget):
         self.bar.setRange(0, 1000)
         self.bar.setAccessibleName(self.tr("Progress of the benchmark"))
         self.bar.hide()
+        # The estimate reads the text's beginning: once after a burst of keys, not at each.
+        self._soon = QTimer(self, singleShot=True, interval=_SOON_MS)
+        self._soon.timeout.connect(self._plan_changed)
+        self._applying = Applying(context.bridge, self.notice, self)
         self.start = action_button(self.tr("Start"), self.tr("Measure this plan."), self._start)
         self.start.setProperty("primary", True)
         self.stop = action_button(self.tr("Stop"), self.tr(
@@ -74,17 +72,10 @@ class BenchmarkPage(QWidget):
         self.resume.hide()
         self.copy = action_button(self.tr("Copy as Markdown"), self.tr("Copy the table of results."),
                                  self.results.table.copy_markdown)
-        self.export = QToolButton()
-        self.export.setAccessibleName(self.tr("Export"))
-        self.export.setToolTip(self.tr("Export the run: CSV, JSON, Markdown, HTML with charts (Ctrl+E)"))
-        self.export.setAccessibleDescription(self.export.toolTip())
-        self.export.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        menu = QMenu(self)
-        for suffix, title in ((".html", self.tr("HTML with charts…")), (".md", self.tr("Markdown…")),
-                              (".csv", self.tr("CSV…")), (".json", self.tr("JSON…"))):
-            menu.addAction(title, functools.partial(self.export_run, suffix))
-        self.export.setMenu(menu)
+        self.export = ExportButton(
+            self.tr("Export the run: CSV, JSON, Markdown, HTML with charts (Ctrl+E)"),
+            ((".html", self.tr("HTML with charts…")), (".md", self.tr("Markdown…")), (".csv", self.tr("CSV…")),
+             (".json", self.tr("JSON…"))), self.export_run)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName(self.tr("Benchmark"))
@@ -104,6 +95,7 @@ class BenchmarkPage(QWidget):
         column.addWidget(self.tabs, 1)
         self._connect()
         self.form.show_panel(remembered_recipe(context.settings))
+        self.form.restore(context.settings.get(_PLAN, ""))
         self._restyle()
         self._refresh()
 
@@ -111,7 +103,7 @@ class BenchmarkPage(QWidget):
         self._context.bridge.received.connect(self._receive)
         self._context.actions.export.connect(self._export_shown)
         self._context.actions.closing.connect(self.history.settle)
-        self.form.changed.connect(self._refresh)
+        self.form.changed.connect(self._soon.start)
         self.job.started.connect(self._started)
         self.job.row_done.connect(self._row_done)
         self.job.sampled.connect(self._sampled)
@@ -122,7 +114,7 @@ class BenchmarkPage(QWidget):
         self.charts.table_wanted.connect(lambda: self.tabs.setCurrentWidget(self.results))
         self.history.opened.connect(self.open_run)
         self.history.resumed.connect(self._resume)
-        self.tabs.currentChanged.connect(lambda _place: self._refresh())
+        self.tabs.currentChanged.connect(self._turned)
         theme().changed.connect(self._restyle)
 
     # ----------------------------------------------------------------------------------------------------- actions
@@ -131,11 +123,8 @@ class BenchmarkPage(QWidget):
         """Apply the recipe of a lane of the shown run to the loaded model."""
         if self._shown is None or self._model is None:
             return
-        recipe = self._shown[0].recipes[lane]
-        self._context.bridge.submit(ApplyRecipe(recipe))
-        words = self.tr("{recipe} will be applied when the benchmark has ended.") if self.job.busy else self.tr(
-            "Applying {recipe}.")
-        self.notice.show_message(words.format(recipe=recipe.label), lasting_ms=5000)
+        self._applying.apply(self._shown[0].recipes[lane], self.tr(
+            "{recipe} will be applied when the benchmark has ended.") if self.job.busy else "")
 
     def open_run(self, run: Run) -> None:
         """Show a run of the past."""
@@ -157,9 +146,8 @@ class BenchmarkPage(QWidget):
         """Ask for a file and write the shown run to it."""
         if self._shown is None:
             return
-        name, _ = QFileDialog.getSaveFileName(self, self.tr("Export the run"), f"benchmark{suffix}", f"(*{suffix})")
-        if name:
-            path = Path(name) if Path(name).suffix == suffix else Path(f"{name}{suffix}")
+        path = ask_where(self, self.tr("Export the run"), f"benchmark{suffix}")
+        if path is not None:
             try:
                 write_run(path, tuple(self._shown[1].values()), self._shown[2] or "GPT Dyno benchmark")
                 self.notice.show_message(self.tr("Written: {name}").format(name=path.name))
@@ -205,6 +193,7 @@ class BenchmarkPage(QWidget):
         if isinstance(event, ModelLoaded):
             self._model = event.model
             self.history.model = Path(event.model.folder).resolve().name
+            self.history.refresh()
             self._rates = self._known_rates()
             self.form.show_model(event.model)
         if isinstance(event, (ModelLoaded, RecipeApplied)):
@@ -238,8 +227,7 @@ class BenchmarkPage(QWidget):
         assert self.job.plan is not None
         if self._watching():
             self._show(self.job.plan, self.job.rows, "")
-        self.history.running = 0
-        self.history.refresh()
+        self.history.follow(False, 0)
         self._last_run = next((run for run in self.history.runs if run.id == self.job.run_id), None)
         if isinstance(event, Failed):
             self.notice.show_problem(engine_text(event.summary), engine_text(event.hint), event.details)
@@ -263,8 +251,7 @@ class BenchmarkPage(QWidget):
     def _refresh(self) -> None:
         """Buttons and the line beside them follow what is going on."""
         busy, planning = self.job.busy, self.tabs.currentWidget() is self.form
-        self.history.busy, self.history.running = busy, self.job.run_id if busy else 0
-        self.history.refresh()
+        self.history.follow(busy, self.job.run_id if busy else 0)
         shown = self._shown is not None and bool(self._shown[1])
         self.copy.setVisible(shown and not planning)
         self.export.setVisible(shown and not planning)
@@ -276,6 +263,16 @@ class BenchmarkPage(QWidget):
         self.start.setEnabled(self._model is not None and not problem)
         if not busy:
             self.status.setText(self._words(planning, estimate, problem))
+
+    def _plan_changed(self) -> None:
+        self._context.settings.set(_PLAN, self.form.state())
+        self._refresh()
+
+    def _turned(self, _place: int) -> None:
+        """Another tab is in front."""
+        if self.tabs.currentWidget() is self.history:
+            self.history.refresh()  # other programs write to it, too
+        self._refresh()
 
     def _words(self, planning: bool, estimate: str, problem: str) -> str:
         if self._model is None:
@@ -336,4 +333,10 @@ class BenchmarkPage(QWidget):
         set_icon(self.export, "export")
 
 
-PAGE = Page("benchmark", str(QT_TRANSLATE_NOOP("pages", "Bench")), "bench", 30, BenchmarkPage)
+_KEYS = (
+    str(QT_TRANSLATE_NOOP("pages", "Space in the list of recipes: Measure the recipe, or not")),
+    str(QT_TRANSLATE_NOOP("pages", "Arrows, Enter in a chart: Walk through the recipes, apply one")),
+    str(QT_TRANSLATE_NOOP("pages", "Ctrl+C in a table: Copy it as Markdown")),
+    str(QT_TRANSLATE_NOOP("pages", "Enter, F2, Del in the history: Open, rename, delete a run")),
+)
+PAGE = Page("benchmark", str(QT_TRANSLATE_NOOP("pages", "Bench")), "bench", 30, BenchmarkPage, _KEYS)

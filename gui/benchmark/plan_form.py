@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from PySide6.QtCore import QSignalBlocker, Qt, Signal
@@ -126,6 +127,38 @@ class PlanForm(QScrollArea):
         """The recipe of the panel stands in the list, too."""
         self._panel = recipe
         self.refresh()
+
+    def state(self) -> str:
+        """What is chosen, as restore() takes it: the window remembers it."""
+        return json.dumps({
+            "recipes": [recipe.fingerprint for recipe in self.checked()], "prompt": self.prompt.text(),
+            "generate": self.generate.text(), "depths": self.depths.text(), "repetitions": self.repetitions.value(),
+            "interleave": self.interleave.isChecked(), "quality": self.quality.currentIndex(), "text": self._text,
+            "chunks": self.chunks.value()})
+
+    def restore(self, state: str) -> None:
+        """Choose what was chosen; what cannot be read, or is no more, stays as it is."""
+        try:
+            raw = json.loads(state)
+            known = set(map(str, raw["recipes"]))
+            fields = {edit: str(raw[name]) for edit, name in (
+                (self.prompt, "prompt"), (self.generate, "generate"), (self.depths, "depths"))}
+            counts = {box: int(raw[name]) for box, name in ((self.repetitions, "repetitions"), (self.chunks, "chunks"))}
+            quality, text, turns = int(raw["quality"]), str(raw["text"]), bool(raw["interleave"])
+        except (ValueError, KeyError, TypeError):
+            return
+        for item in (self.recipes.item(n) for n in range(self.recipes.count())):
+            wanted = item.data(_RECIPE).fingerprint in known and item.flags() & Qt.ItemFlag.ItemIsEnabled
+            item.setCheckState(Qt.CheckState.Checked if wanted else Qt.CheckState.Unchecked)
+        for edit, value in fields.items():
+            edit.setText(value)
+        for box, count in counts.items():
+            box.setValue(count)
+        self.interleave.setChecked(turns)
+        if quality == _FILE and Path(text).is_file():
+            self.choose_file(text)
+        else:
+            self.quality.setCurrentIndex(_NONE if quality == _NONE else _BUNDLED)
 
     def checked(self) -> tuple[Recipe, ...]:
         """The chosen recipes, each once."""

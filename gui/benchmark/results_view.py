@@ -14,6 +14,8 @@ from gui.benchmark.table import CopyTable
 from gui.widgets.labels import engine_text
 from gui.widgets.words import duration_text, percent_text, precise_text, size_text
 
+_REMARKS = 6  # the column
+
 
 class ResultsView(QWidget):
     """One table; its Markdown is its `table.copy_markdown()`."""
@@ -21,7 +23,7 @@ class ResultsView(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.table = CopyTable(self.tr("Results"), self.tr("One line for each recipe and test. Ctrl+C copies the table "
-                                                           "as Markdown."))
+                                                           "as Markdown."), also=(_REMARKS,))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.table)
@@ -33,9 +35,9 @@ class ResultsView(QWidget):
         self._plan, self._places = plan, {}
         self.table.set_headings([
             self.tr("Recipe"), self.tr("Test"), self.tr("Result"), "±", self.tr("Ratio to base"),
-            self.tr("95 % interval"), self.tr("TTFT"), self.tr("ITL p50"), self.tr("ITL p95"),
-            self.tr("Weights"), self.tr("KV cache"),
-            self.tr("KL mean"), self.tr("Same top"), self.tr("Build"), self.tr("Remarks")])
+            self.tr("95 % interval"), self.tr("Remarks"), self.tr("TTFT"), self.tr("ITL p50"), self.tr("ITL p95"),
+            self.tr("KL mean"), self.tr("Same top"), self.tr("Weights"), self.tr("KV cache"), self.tr("Peak RAM"),
+            self.tr("Build")])
         for lane, recipe in enumerate(plan.recipes):
             for test in plan.tests:
                 key = plan.key(lane, test)
@@ -68,13 +70,13 @@ class ResultsView(QWidget):
         if row.steady is False:
             remarks.append(self.tr("the warm-up did not settle"))
         self._fill(row.key, [
-            row.recipe, row.test, result, spread, ratio, interval,
+            row.recipe, row.test, result, spread, ratio, interval, "; ".join(remarks),
             precise_text(row.ttft_s) if row.ttft_s else "", precise_text(row.itl_p50_s) if row.itl_p50_s else "",
             precise_text(row.itl_p95_s) if row.itl_p95_s else "",
-            size_text(row.weight_bytes) if row.weight_bytes else "", size_text(row.kv_bytes) if row.kv_bytes else "",
             figures(max(0.0, row.kl_mean)) if row.kl_mean is not None else "",
             percent_text(row.same_top) if row.same_top is not None else "",
-            duration_text(row.build_s) if row.build_s else "", "; ".join(remarks)])
+            *(size_text(nbytes) if nbytes else "" for nbytes in (row.weight_bytes, row.kv_bytes, row.peak_rss_bytes)),
+            duration_text(row.build_s) if row.build_s else ""])
 
     def show_sample(self, sample: BenchSample) -> None:
         """A run of the row under way."""

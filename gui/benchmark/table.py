@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QContextMenuEvent, QGuiApplication, QKeyEvent, QKeySequence
@@ -22,11 +22,13 @@ _TONE = int(Qt.ItemDataRole.UserRole) + 1
 
 
 class CopyTable(QTableWidget):
-    """Lines of text under headings. words: how many columns at the left are words; the others are figures."""
+    """Lines of text under headings. words: how many columns at the left are words, also: other columns that are; the
+    rest are figures."""
 
-    def __init__(self, name: str, about: str, words: int = 2, parent: QWidget | None = None) -> None:
+    def __init__(self, name: str, about: str, words: int = 2, parent: QWidget | None = None,
+                 also: Collection[int] = ()) -> None:
         super().__init__(parent)
-        self._words = words
+        self._words, self._also = words, also
         self.setAccessibleName(name)
         self.setAccessibleDescription(about)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -82,7 +84,7 @@ class CopyTable(QTableWidget):
     def markdown(self) -> str:
         """The whole table."""
         heads = [self.horizontalHeaderItem(c).text() for c in range(self.columnCount())]
-        rule = ["---" if c < self._words else "---:" for c in range(self.columnCount())]
+        rule = ["---" if self._is_words(c) else "---:" for c in range(self.columnCount())]
         lines = [[self._cell(r, c) for c in range(self.columnCount())] for r in range(self.rowCount())]
         return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
                          for line in (heads, rule, *lines)) + "\n"
@@ -108,8 +110,11 @@ class CopyTable(QTableWidget):
         item = self.item(row, column)
         return item.text().replace("\n", ", ") if item is not None else ""
 
+    def _is_words(self, column: int) -> bool:
+        return column < self._words or column in self._also
+
     def _side(self, column: int) -> Qt.AlignmentFlag:
-        side = Qt.AlignmentFlag.AlignLeft if column < self._words else Qt.AlignmentFlag.AlignRight
+        side = Qt.AlignmentFlag.AlignLeft if self._is_words(column) else Qt.AlignmentFlag.AlignRight
         return side | Qt.AlignmentFlag.AlignVCenter
 
     @staticmethod

@@ -398,4 +398,13 @@ class ChatPage(QWidget):
         return True
 
 
-PAGE = Page("chat", str(QT_TRANSLATE_NOOP("pages", "Chat")), "chat", 10, ChatPage)
+_KEYS = (
+    str(QT_TRANSLATE_NOOP("pages", "Enter: Send the message")),
+    str(QT_TRANSLATE_NOOP("pages", "Shift+Enter: New line in the message")),
+    str(QT_TRANSLATE_NOOP("pages", "F2: Rename the selected chat")),
+    str(QT_TRANSLATE_NOOP("pages", "Del: Delete the selected chat")),
+    str(QT_TRANSLATE_NOOP("pages", "Left, Right in a reply: Walk through its tokens")),
+    str(QT_TRANSLATE_NOOP("pages", "Alt+Left, Alt+Right in a turn: Walk to the branch before or after")),
+    str(QT_TRANSLATE_NOOP("pages", "Arrows, +, -, 0 in a graph: Move, zoom, show all of it")),
+)
+PAGE = Page("chat", str(QT_TRANSLATE_NOOP("pages", "Chat")), "chat", 10, ChatPage, _KEYS)

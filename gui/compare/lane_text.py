@@ -20,15 +20,18 @@ from gui.widgets.labels import announce
 
 MARK = "◆"
 _DARKEST = 0.5  # of the warning colour, so that letters on it stay readable
-_FAINT = 0.02  # of it: what the eye cannot tell from nothing
+_LIGHTEST = 0.06  # of it: what the eye can just tell from nothing
+_SMALLEST_KL = 1e-4  # nats that are shaded at all: below, it is the rounding of the arithmetic
 _LINES = 5  # that are always seen
 _AT_END_PX = 6
 
 
 def shade(kl: float) -> float:
-    """Strength of a token's background for its KL in nats: 0 for none, towards 0.5 from a few nats on."""
-    strength = _DARKEST * (1.0 - math.exp(-kl)) if kl > 0 else 0.0
-    return strength if strength >= _FAINT else 0.0
+    """Strength of a token's background for its KL in nats: 0 below 0.0001, from there on what can be seen, towards 0.5
+    from a few nats on."""
+    if kl < _SMALLEST_KL:
+        return 0.0
+    return _LIGHTEST + (_DARKEST - _LIGHTEST) * (1.0 - math.exp(-kl))
 
 
 class LaneText(QTextEdit):

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+import json
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
 from PySide6.QtGui import QShowEvent
-from PySide6.QtWidgets import (
-    QFileDialog,
-    QHBoxLayout,
-    QMenu,
-    QProgressBar,
-    QScrollArea,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 from engine.bench.compared import Comparison, LaneFigures, LaneRecord, of_rows, of_watching, render
 from engine.comparing import FEWEST_LANES, MOST_LANES, ComparisonResult, LaneEvent
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchRow, QualityTest, SpeedTest
-from engine.messages import ApplyRecipe, Event, Failed, Finished, ModelInfo, ModelLoaded, RecipeApplied
+from engine.messages import Event, Failed, Finished, ModelInfo, ModelLoaded, RecipeApplied
 from engine.paths import benchmark_history
 from engine.recipe import Recipe
 from gui.benchmark.job import BenchJob
@@ -34,13 +24,18 @@ from gui.compare.options import Options
 from gui.compare.recipe_box import PANEL, Offers
 from gui.context import AppContext, Page
 from gui.monitor.files import write_whole
+from gui.techniques.applying import Applying
 from gui.techniques.recipe_state import remembered_recipe
 from gui.theme import theme
 from gui.widgets.controls import action_button
+from gui.widgets.export_button import ExportButton, ask_where
 from gui.widgets.labels import TextLabel, engine_text, quiet, set_icon
 from gui.widgets.notice import Notice
+from gui.widgets.segments import Segments
 from gui.widgets.words import duration_text
 
+_LANES_KEY, _PROMPT_KEY = "compare/lanes", "compare/prompt"  # of the settings
+_WATCHED, _MEASURED = "watched", "measured"
 _FIRST = ("preset:fp32", "preset:int8", "preset:int4", PANEL)  # of the lanes, as they are added
 _PROMPT, _GENERATE, _CHUNKS, _CONTEXT = 512, 128, 8, 512  # what Measure measures
 
@@ -53,7 +48,7 @@ class ComparePage(QWidget):
         self._context = context
         self._model: ModelInfo | None = None
         self._panel = remembered_recipe(context.settings)
-        self._figures: tuple[LaneFigures, ...] = ()
+        self._found: dict[str, tuple[LaneFigures, ...]] = {}  # what was watched, what was measured
         self._seed: int | None = None
         self._prompt = ""
         self.watching = WatchJob(context.bridge, self)
@@ -72,7 +67,14 @@ class ComparePage(QWidget):
         self.stop = action_button(self.tr("Stop"), self.tr("Stop (Esc); what is written or measured stands."),
                                  self._stop)
         self.add = action_button(self.tr("Add lane"), self.tr("Compare another recipe; four at most."), self.add_lane)
-        self.export = self._export_button()
+        self.export = ExportButton(
+            self.tr("Export the comparison: Markdown, JSON, CSV (Ctrl+E)"),
+            ((".md", self.tr("Markdown…")), (".json", self.tr("JSON…")), (".csv", self.tr("CSV…"))),
+            self.export_comparison)
+        self._applying = Applying(context.bridge, self.notice, self)
+        self.which = Segments(self.tr("Figures"), ((_MEASURED, self.tr("Measured")), (_WATCHED, self.tr("Watched"))))
+        self.which.chosen.connect(lambda _kind: self._show_figures())
+        self.which.hide()
         self.lanes: list[Lane] = []
         self._lane_row = QHBoxLayout()
         self._lane_row.setContentsMargins(0, 0, 0, 0)
@@ -80,8 +82,9 @@ class ComparePage(QWidget):
         self.table, self.about = FiguresTable(), quiet()
         self._lay_out()
         self._connect()
-        for key in _FIRST[:FEWEST_LANES]:
+        for key in self._remembered() or _FIRST[:FEWEST_LANES]:
             self._add(key)
+        self.options.prompt.setPlainText(context.settings.get(_PROMPT_KEY, ""))
         self._restyle()
         self._lanes_changed()
 
@@ -111,7 +114,10 @@ class ComparePage(QWidget):
                                        "the larger its KL from A. Point at one, or walk with the arrow keys.").format(
                                            mark=MARK)))
         column.addWidget(self.table)
-        column.addWidget(self.about)
+        foot = QHBoxLayout()
+        foot.addWidget(self.about, 1)
+        foot.addWidget(self.which)
+        column.addLayout(foot)
         area.setWidget(content)
         area.setWidgetResizable(True)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -120,6 +126,7 @@ class ComparePage(QWidget):
     def _connect(self) -> None:
         self._context.bridge.received.connect(self._receive)
         self._context.actions.export.connect(self._export_shown)
+        self._context.actions.closing.connect(self._remember)
         self.options.changed.connect(self._refresh)
         self.options.prompt.submitted.connect(self.start_watching)
         self.watching.started.connect(self._refresh)
@@ -169,7 +176,8 @@ class ComparePage(QWidget):
             self.lanes.remove(lane)
             lane.hide()
             lane.deleteLater()
-            self._figures = () if was_base else tuple(f for n, f in enumerate(self._figures) if n != lane.number)
+            self._found = {kind: tuple(f for n, f in enumerate(figures) if n != lane.number)
+                           for kind, figures in self._found.items()}
             if was_base:
                 self._reset()
             self._lanes_changed()
@@ -181,13 +189,32 @@ class ComparePage(QWidget):
             self._reset()
         else:
             lane.reset()
-            self._figures = tuple(LaneFigures() if n == lane.number else f for n, f in enumerate(self._figures))
+            self._found = {kind: tuple(LaneFigures() if n == lane.number else f for n, f in enumerate(figures))
+                           for kind, figures in self._found.items()}
         self._lanes_changed()
 
+    def _remembered(self) -> list[str]:
+        """The lanes of the last time, [] where there are none to go by."""
+        try:
+            keys = json.loads(self._context.settings.get(_LANES_KEY, "[]"))
+        except ValueError:
+            return []
+        usable = isinstance(keys, list) and FEWEST_LANES <= len(keys) <= MOST_LANES
+        return [str(key) for key in keys] if usable else []
+
+    def _remember(self) -> None:
+        self._context.settings.set(_LANES_KEY, json.dumps([lane.recipe.key for lane in self.lanes]))
+        self._context.settings.set(_PROMPT_KEY, self.options.prompt.toPlainText())
+
     def _reset(self) -> None:
-        self._figures = ()
+        self._found = {}
         for lane in self.lanes:
             lane.reset()
+
+    def _find(self, kind: str, figures: tuple[LaneFigures, ...]) -> None:
+        """Figures of one kind; those of the other stay, one click away."""
+        self._found[kind] = figures
+        self.which.choose(kind)
 
     def _lanes_changed(self) -> None:
         for number, lane in enumerate(self.lanes):
@@ -209,10 +236,8 @@ class ComparePage(QWidget):
     def _apply(self, lane: Lane) -> None:
         if self._model is None:
             return
-        self._context.bridge.submit(ApplyRecipe(lane.recipe.recipe))
-        words = self.tr("{recipe} will be applied when the comparison has ended.") if self.busy else self.tr(
-            "Applying {recipe}.")
-        self.notice.show_message(words.format(recipe=lane.recipe.recipe.label), lasting_ms=5000)
+        self._applying.apply(lane.recipe.recipe, self.tr(
+            "{recipe} will be applied when the comparison has ended.") if self.busy else "")
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -221,7 +246,9 @@ class ComparePage(QWidget):
         if not self.watch.isEnabled() or self._model is None:
             return
         self.notice.clear()
-        self._reset()
+        self._found.pop(_WATCHED, None)
+        for lane in self.lanes:
+            lane.reset()
         self._prompt, self._seed = self.options.text(), self.options.seed.value()
         self.watching.run(self.recipes, self._prompt, self.options.sampling(self._model.sampling))
         self._begin()
@@ -231,7 +258,7 @@ class ComparePage(QWidget):
         if not self.measure.isEnabled() or self._model is None:
             return
         self.notice.clear()
-        self._figures = ()
+        self._found.pop(_MEASURED, None)
         self.measuring.run(self.plan(), self.tr("Comparison"))
         self._begin()
 
@@ -245,6 +272,7 @@ class ComparePage(QWidget):
     def _begin(self) -> None:
         self.status.setText(self.tr("Waiting for the engine…"))
         self.bar.setRange(0, 0)
+        self._remember()
         self._show_figures()
         self._refresh()
         self.stop.setFocus()
@@ -271,15 +299,16 @@ class ComparePage(QWidget):
             result: ComparisonResult = event.result  # type: ignore[attr-defined]
             for lane, found in zip(self.lanes, result.lanes, strict=True):
                 lane.finish(found)
-            self._figures = of_watching(result.lanes)
+            self._find(_WATCHED, of_watching(result.lanes))
         self._ended(event, self.tr("Watched."))
 
     def _row_done(self, _row: BenchRow) -> None:
-        self._figures = of_rows(self.measuring.rows.values(), len(self.lanes))
+        self._find(_MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
         self._show_figures()
 
     def _measured(self, event: object) -> None:
-        self._figures = of_rows(self.measuring.rows.values(), len(self.lanes))
+        if self.measuring.rows:
+            self._find(_MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
         self._ended(event, self.tr("Measured; the run stands in the Benchmark page’s history, too."))
 
     def _ended(self, event: object, words: str) -> None:
@@ -308,12 +337,20 @@ class ComparePage(QWidget):
             self._panel = event.report.recipe
             self._offers_changed()
 
+    @property
+    def _figures(self) -> tuple[LaneFigures, ...]:
+        """Those that are shown, and go into a file."""
+        kind = self.which.value if self.which.value in self._found else next(iter(self._found), "")
+        return self._found.get(kind) or tuple(LaneFigures() for _ in self.lanes)
+
     def _show_figures(self) -> None:
-        known = self._figures or tuple(LaneFigures() for _ in self.lanes)
+        known = self._figures
+        self.which.setVisible(len(self._found) > 1)
         self.table.show_lanes([recipe.label for recipe in self.recipes], known)
         sources = dict.fromkeys(lane.source for lane in known if lane.source)
         errors = dict.fromkeys(lane.error for lane in known if lane.error)
-        self.about.setText(" ".join([*map(engine_text, sources), *errors]) or self.tr(
+        disturbed = dict.fromkeys(f"{note}." for lane in known for note in lane.disturbed)
+        self.about.setText(" ".join([*map(engine_text, sources), *errors, *disturbed]) or self.tr(
             "Watch shows how the lanes write; Measure gives figures with intervals."))
 
     def _refresh(self) -> None:
@@ -330,7 +367,7 @@ class ComparePage(QWidget):
         self.add.setEnabled(not busy and len(self.lanes) < MOST_LANES)
         self.measure.setEnabled(self._model is not None and not problem)
         self.watch.setEnabled(self._model is not None and not problem and bool(self.options.text()))
-        self.export.setEnabled(bool(self._figures) or any(lane.text.tokens for lane in self.lanes))
+        self.export.setEnabled(bool(self._found) or any(lane.text.tokens for lane in self.lanes))
         if not busy:
             self.status.setText(problem or (
                 self.tr("Choose recipes; Watch and Measure wait for the model.") if self._model is None else
@@ -347,20 +384,17 @@ class ComparePage(QWidget):
 
     def comparison(self) -> Comparison:
         """What is shown, for a file."""
-        known = self._figures or tuple(LaneFigures() for _ in self.lanes)
         model, device = (self._model.name, self._model.device_name) if self._model is not None else ("", "")
         return Comparison(model, device, self._prompt, self._seed, tuple(
             LaneRecord(lane.recipe.recipe, lane.text.text, lane.text.tokens, figures,
                        lane.result.finish if lane.result is not None else "")
-            for lane, figures in zip(self.lanes, known, strict=True)))
+            for lane, figures in zip(self.lanes, self._figures, strict=True)))
 
     def export_comparison(self, suffix: str) -> None:
         """Ask for a file and write what is shown to it."""
-        name, _ = QFileDialog.getSaveFileName(self, self.tr("Export the comparison"), f"comparison{suffix}",
-                                              f"(*{suffix})")
-        if not name:
+        path = ask_where(self, self.tr("Export the comparison"), f"comparison{suffix}")
+        if path is None:
             return
-        path = Path(name) if Path(name).suffix == suffix else Path(f"{name}{suffix}")
         try:
             write_whole(path, render(self.comparison(), suffix).encode())
         except OSError as error:
@@ -375,18 +409,6 @@ class ComparePage(QWidget):
             self.export_comparison(".md")
         elif self.isVisible():
             self.notice.show_message(self.tr("There is nothing to export yet."))
-
-    def _export_button(self) -> QToolButton:
-        export, menu = QToolButton(), QMenu(self)
-        export.setAccessibleName(self.tr("Export"))
-        export.setToolTip(self.tr("Export the comparison: Markdown, JSON, CSV (Ctrl+E)"))
-        export.setAccessibleDescription(export.toolTip())
-        export.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        for suffix, title in ((".md", self.tr("Markdown…")), (".json", self.tr("JSON…")), (".csv", self.tr("CSV…"))):
-            menu.addAction(title, functools.partial(self.export_comparison, suffix))
-        export.setMenu(menu)
-        return export
 
     def _tell(self, error: DynoError) -> None:
         self.notice.show_problem(engine_text(error.summary), engine_text(error.hint))
@@ -403,4 +425,9 @@ class ComparePage(QWidget):
             self._show_figures()
 
 
-PAGE = Page("compare", str(QT_TRANSLATE_NOOP("pages", "Compare")), "compare", 20, ComparePage)
+_KEYS = (
+    str(QT_TRANSLATE_NOOP("pages", "Enter in the prompt: Watch the lanes")),
+    str(QT_TRANSLATE_NOOP("pages", "Left, Right in a lane: Walk through its tokens")),
+    str(QT_TRANSLATE_NOOP("pages", "Ctrl+C in the table: Copy the figures as Markdown")),
+)
+PAGE = Page("compare", str(QT_TRANSLATE_NOOP("pages", "Compare")), "compare", 20, ComparePage, _KEYS)

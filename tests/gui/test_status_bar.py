@@ -63,7 +63,7 @@ def test_keys_lead_to_the_recipe_and_to_the_techniques_and_are_listed(applicatio
         until(qapp, lambda wanted=wanted: panel.window().focusWidget() is wanted(), keys)
     dialog = ShortcutsDialog(window)
     listed = {label.text() for label in dialog.findChildren(QLabel)}
-    assert {"Ctrl+R", "Choose a recipe", "Ctrl+T", "Techniques"} <= listed
+    assert {"Ctrl+R", "Choose a recipe", "Ctrl+T", "Techniques", "Compare", "Watch the lanes", "F2"} <= listed
     dialog.deleteLater()
 
 

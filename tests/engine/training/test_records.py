@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import DynoError
 from engine.train_events import RunStarted, TrainPoint
-from engine.training.records import FACTS, INTERRUPTED, TRAIN, Facts, RunRecord, find_runs, this_process
+from engine.training.records import FACTS, INTERRUPTED, TRAIN, Facts, RunRecord, find_runs, who_trains
 from tests.engine.training.support import plan_for, run_plan
 
 
@@ -19,7 +19,7 @@ def dead_process() -> Facts:
     """Facts of a run whose process has ended."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    return replace(Facts(started_s=1.0), **(this_process() | {"pid": child.pid, "process_s": 1.0}))
+    return replace(Facts(started_s=1.0), **(who_trains() | {"pid": child.pid, "process_s": 1.0}))
 
 
 def test_a_run_is_read_on_as_it_goes(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
         folder = tmp_path / "run"
         folder.mkdir()
-        mine = this_process() | {"pid": child.pid, "process_s": psutil.Process(child.pid).create_time()}
+        mine = who_trains() | {"pid": child.pid, "process_s": psutil.Process(child.pid).create_time()}
         (folder / FACTS).write_text(replace(Facts(), **mine).to_json())
         with pytest.raises(DynoError, match=f"Process {child.pid} trains"):
             run_plan(plan_for(tmp_path), folder)

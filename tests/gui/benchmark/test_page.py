@@ -12,10 +12,11 @@ from PySide6.QtWidgets import QApplication, QFileDialog
 from pytestqt.qtbot import QtBot
 
 from engine.bench.history import History
+from engine.messages import RecipeFailed
 from engine.recipe import Recipe, parse_recipe
 from gui.app import Application
 from gui.benchmark.page import BenchmarkPage
-from tests.gui.conftest import until
+from tests.gui.conftest import end_application, start_application, until
 
 
 def opened(qapp: QApplication, app: Application) -> BenchmarkPage:
@@ -131,12 +132,14 @@ def test_runs_are_compared_renamed_deleted_and_had_back(
 def test_a_plan_that_cannot_be_says_why_and_does_not_start(qapp: QApplication, application: Application) -> None:
     page = opened(qapp, application)
     page.form.prompt.setText("many")
-    assert not page.start.isEnabled() and "many" in page.status.text()
+    until(qapp, lambda: not page.start.isEnabled())
+    assert "many" in page.status.text()
     page.form.prompt.setText("")
     page.form.generate.setText("")
     page.form.quality.setCurrentIndex(0)
     page.form.changed.emit()
-    assert not page.start.isEnabled() and "nothing to measure" in page.status.text()
+    until(qapp, lambda: "nothing to measure" in page.status.text())
+    assert not page.start.isEnabled()
 
 
 def test_closing_the_window_in_a_run_keeps_what_was_measured(
@@ -148,3 +151,40 @@ def test_closing_the_window_in_a_run_keeps_what_was_measured(
     with contextlib.closing(History(page._path)) as history:
         run, = history.runs()
     assert run.state == "stopped" and run.rows >= 1
+
+
+def test_the_plan_is_remembered(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> None:
+    first = start_application(qapp, tmp_path, llama_folder)
+    page = opened(qapp, first)
+    page.form.interleave.setChecked(True)
+    state = page.form.state()
+    until(qapp, lambda: first.settings.get("benchmark/plan", "") == state, "the plan to be kept")
+    end_application(qapp, first)
+    second = start_application(qapp, tmp_path, llama_folder)
+    page = second.window.pages["benchmark"]
+    assert isinstance(page, BenchmarkPage)
+    until(qapp, lambda: page.start.isEnabled(), "the model")
+    assert page.form.state() == state and page.form.prompt.text() == "8"
+    end_application(qapp, second)
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"recipes": 3}'])
+def test_a_damaged_plan_leaves_the_usual_one(qapp: QApplication, application: Application, damaged: str) -> None:
+    page = application.window.pages["benchmark"]
+    assert isinstance(page, BenchmarkPage)
+    before = page.form.state()
+    page.form.restore(damaged)
+    assert page.form.state() == before
+
+
+def test_a_recipe_that_is_applied_from_a_chart_says_what_became_of_it(qapp: QApplication,
+                                                                      application: Application) -> None:
+    page = opened(qapp, application)
+    page._start()
+    ended(qapp, page)
+    page.apply(1)
+    assert "Applying" in page.notice.text()
+    until(qapp, lambda: "is active" in page.notice.text(), "the recipe")
+    page._applying._wanted = recipe = page._shown[0].recipes[0]  # type: ignore[index]
+    application.context.bridge.received.emit(RecipeFailed(0.0, recipe, recipe, "No room.", "Close something."))
+    assert "No room." in page.notice.text()

@@ -19,10 +19,10 @@ from engine.models.devices import with_free_bytes
 from engine.paths import benchmark_history
 from engine.recipe import parse_recipe
 from gui.app import Application
-from gui.compare.lane_text import MARK
+from gui.compare.lane_text import MARK, shade
 from gui.compare.page import ComparePage
 from gui.context import find_pages
-from tests.gui.conftest import until
+from tests.gui.conftest import end_application, start_application, until
 
 PROMPT = "The boats came home"
 
@@ -282,3 +282,37 @@ def test_every_control_has_a_name_and_a_description(qapp: QApplication, applicat
     for widget in named:
         assert widget.accessibleName() or (isinstance(widget, QAbstractButton) and widget.text()), widget
         assert widget.accessibleDescription(), widget.accessibleName()
+
+
+def test_what_was_measured_and_what_was_watched_stand_side_by_side(qapp: QApplication, qtbot: QtBot,
+                                                                   application: Application) -> None:
+    page = opened(qapp, application, "preset:fp32", "preset:bf16")
+    page.start_measuring()
+    ended(qapp, page)
+    measured = cells(page, 1)
+    assert not page.which.isVisible()
+    page.start_watching()
+    ended(qapp, page)
+    assert page.which.isVisible() and page.which.value == "watched" and cells(page, 1) != measured
+    qtbot.mouseClick(page.which.segment("measured"), Qt.MouseButton.LeftButton)
+    assert cells(page, 1) == measured and "Measured in turns" in page.about.text()
+    assert "Measured in turns" in page.comparison().lanes[1].figures.source
+    page.lanes[0].recipe.choose("preset:int8")
+    assert not page.which.isVisible() and cells(page, 1)[1] == "–"
+
+
+def test_lanes_and_prompt_are_remembered(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> None:
+    first = start_application(qapp, tmp_path, llama_folder)
+    page = opened(qapp, first, "preset:bf16", "preset:fp32", "preset:l1-50")
+    end_application(qapp, first)
+    second = start_application(qapp, tmp_path, llama_folder)
+    page = second.window.pages["compare"]
+    assert isinstance(page, ComparePage)
+    assert [lane.recipe.key for lane in page.lanes] == ["preset:bf16", "preset:fp32", "preset:l1-50"]
+    assert page.options.prompt.toPlainText() == PROMPT
+    end_application(qapp, second)
+
+
+@pytest.mark.parametrize(("kl", "strength"), [(0.0, 0.0), (5e-5, 0.0), (1e-4, 0.06), (50.0, 0.5)])
+def test_every_divergence_that_is_one_can_be_seen(kl: float, strength: float) -> None:
+    assert shade(kl) == pytest.approx(strength, abs=1e-3)
