@@ -7,10 +7,12 @@ import contextlib
 import dataclasses
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.cli.arguments import WrongArgument
 from engine.errors import DynoError
 from engine.train_events import (
     EvalPoint,
@@ -33,7 +35,8 @@ HELP = "train a model: from scratch, further, pruned, or for quantization"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its arguments: one for each setting of a plan."""
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run: checkpoint, curves and model")
+    parser.add_argument("--out", metavar="DIR", help="folder of the run: checkpoint, curves and model (--preview and "
+                        "--probe do without one, and then keep nothing)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
     parser.add_argument("--preview", type=int, metavar="TOKENS", help="show the first tokens of the data, learned ones "
                         "marked, and do not train")
@@ -67,27 +70,31 @@ def run(options: argparse.Namespace) -> int:
     from engine.training.records import read_plan
     from engine.training.team import Team, run_in_team
 
-    folder = Path(options.out).expanduser()
+    if not options.out and not options.preview and not options.probe:
+        raise WrongArgument("the following arguments are required: --out")
     given = {f.name: getattr(options, f.name) for f in dataclasses.fields(TrainPlan)
              if getattr(options, f.name) is not None}
     if options.resume:
         if given:
             raise DynoError("A run is resumed with its own settings.", f"Leave out --{next(iter(given))}.")
-        plan = read_plan(folder)
+        plan = read_plan(Path(options.out or ".").expanduser())
     else:
-        plan = TrainPlan(**given)
+        steps = given.get("steps", TrainPlan.steps)
+        plan = TrainPlan(**({"warmup": min(TrainPlan.warmup, steps // 5)} | given))
     if options.threads is not None and options.threads < 1:
         raise DynoError(f"{options.threads} threads cannot train.", "Give one or more.")
     torch.set_num_threads(options.threads or usable_cores())
 
     def work(team: Team, device: DeviceFacts) -> int:
+        folder = Path(options.out or scratch).expanduser()
         if options.preview:
             return _preview(plan, folder, device, options.preview)
         if options.probe:
             return _probe(plan, folder, device, team, options)
         return _train(plan, folder, device, team, options)
 
-    return run_in_team(options.device, work)
+    with tempfile.TemporaryDirectory(prefix="gpt-dyno-") as scratch:
+        return run_in_team(options.device, work)
 
 
 def _train(plan: TrainPlan, folder: Path, device: Any, team: Any, options: argparse.Namespace) -> int:
@@ -127,10 +134,11 @@ def _probe(plan: TrainPlan, folder: Path, device: Any, team: Any, options: argpa
             except StopIteration as finished:
                 report = finished.value
                 break
-            if isinstance(event, (Preparing, Probed, Notice)) and not options.quiet:
+            if isinstance(event, (Preparing, Probed, Notice, EvalPoint)) and not options.quiet:
                 print(describe(event), file=sys.stderr, flush=True)
     if report is None:
-        print(f"Paused; the same command goes on from {folder}.", file=sys.stderr)
+        print(f"Paused; the same command goes on from {folder}." if options.out else
+              "Stopped; with --out the same command could go on.", file=sys.stderr)
         return 130
     print("\n".join(report.sentences))
     return 0

@@ -225,6 +225,9 @@ def no_config(folder: Path) -> DynoError:
         more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
         return DynoError(f"{folder} is no model folder, but holds {', '.join(files[:_NAMED])}{more}.",
                          "Open one of these files by itself." if len(files) > 1 else "Open that file itself.")
+    if (folder / "model" / "config.json").is_file():
+        return DynoError(f"{folder} is the folder of a training run; its model lies in {folder / 'model'}.",
+                         "Open that folder.")
     return DynoError(f"There is no model in {folder}: config.json is missing.",
                      "Choose a Hugging Face model folder: config.json, *.safetensors and tokenizer.json.")
 

@@ -45,6 +45,12 @@ class Curves:
         self.evaluated = point.step
         return point
 
+    def not_kept(self, best: EvalPoint | None, stale: int) -> EvalPoint:
+        """The last evaluation's weights could not be written: what was best before is so again. Returns it unmarked."""
+        self.best, self.stale = best, stale
+        self.evaluations[-1] = dataclasses.replace(self.evaluations[-1], best=False)
+        return self.evaluations[-1]
+
     def to_state(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
         return dataclasses.asdict(self)

@@ -7,10 +7,12 @@ on the step's number and the seed alone, so a resumed run reads exactly what an 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,13 +101,36 @@ class Data:
     sequence: int
 
 
+_META = "meta.json"
 DataSteps = Generator[Preparing | Notice, None, Data]
+
+
+def forget_other_data(plan: TrainPlan, *folders: Path) -> None:
+    """Remove the tokens and the tokenizer that an earlier start made of other data, or in another way: the first of
+    the folders says of what. Raises DynoError where the data cannot be found."""
+    tokens = folders[0]
+    if not tokens.is_dir():
+        return
+    try:
+        known = json.loads((tokens / _META).read_text(encoding="utf-8")).get("made_of")
+    except (OSError, ValueError, AttributeError):
+        known = None
+    if known != _made_of(plan):
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_of(plan: TrainPlan) -> list[Any]:
+    """What the tokens of a plan depend on; a file counts as another one where its size or time has changed."""
+    files = [(file, file.stat()) for paths in (plan.data, plan.validation) for file in find_files(paths)]
+    return [[[str(file), found.st_size, found.st_mtime_ns] for file, found in files], len(plan.validation),
+            plan.validation_share, plan.learn, plan.model, plan.tokenizer, plan.vocabulary]
 
 
 def prepare_data(plan: TrainPlan, tokenizer: Tokenizer, vocab_size: int, context: int, eos_id: int | None,
                  folder: Path) -> DataSteps:
     """Encode the plan's data into `folder`, or take what lies there from an earlier start. Raises DynoError."""
-    meta = folder / "meta.json"
+    meta = folder / _META
     if not meta.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         encoder = Encoder(tokenizer, vocab_size, plan.learn, eos_id)
@@ -126,7 +151,7 @@ def prepare_data(plan: TrainPlan, tokenizer: Tokenizer, vocab_size: int, context
             train, validation = _held_out(train, plan.validation_share)
         _write(folder, "train", train, vocab_size)
         _write(folder, "validation", validation, vocab_size)
-        write_text(meta, json.dumps({"data": [str(p) for p in find_files(plan.data)]}))
+        write_text(meta, json.dumps({"data": [str(p) for p in find_files(plan.data)], "made_of": _made_of(plan)}))
     data = Data(_read(folder, "train"), _read(folder, "validation"), plan.sequence)
     return (yield from _fitted(data, context))
 
@@ -134,7 +159,8 @@ def prepare_data(plan: TrainPlan, tokenizer: Tokenizer, vocab_size: int, context
 def _fitted(data: Data, context: int) -> DataSteps:
     tokens, length = len(data.train.ids), data.sequence
     if tokens < _LEAST_TOKENS:
-        raise DynoError(f"The data has only {counted(tokens, 'token')} to learn from.",
+        raise DynoError("The data has no text to learn from." if not tokens else
+                        f"The data has only {counted(tokens, 'token')} to learn from.",
                         "Choose a text of a few thousand words.")
     if not data.train.learned:
         raise DynoError("No token of the data carries loss: its chats have no assistant's turn.",

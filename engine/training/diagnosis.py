@@ -22,10 +22,12 @@ _SLOWER = 3.0  # a learning rate that was too high is divided by this
 
 
 def diagnose(plan: TrainPlan, train: Sequence[TrainPoint], evaluations: Sequence[EvalPoint],
-             learned_tokens: int, world: int = 1, ended: bool = True) -> tuple[Finding, ...]:
+             epochs: float = 0.0, ended: bool = True) -> tuple[Finding, ...]:
     """What a run suffers from, the worst first; ("healthy",) where nothing shows, () where there is too little to say.
 
-    learned_tokens: of the training data that carry loss. ended: no more steps come, so a loss that still falls is news.
+    epochs: how often the training data has been read, 0 where nobody knows. ended: no more steps come, so a loss that
+    still falls is news. Dropout and label smoothing raise the training loss, so the gap to the held-out one is at least
+    what the curves show.
     """
     judged = [p for p in evaluations if not p.label]
     if len(train) < 3 or len(judged) < 2:
@@ -34,7 +36,7 @@ def diagnose(plan: TrainPlan, train: Sequence[TrainPoint], evaluations: Sequence
     if lost is not None:
         return (lost,)
     learned = _overfitting(plan, train, judged)
-    starved = _starved(plan, train, judged, learned_tokens, world)
+    starved = _starved(plan, train, judged, epochs)
     found = tuple(f for f in (learned, starved) if f is not None)
     if found:
         return found
@@ -47,8 +49,8 @@ def explosion(plan: TrainPlan, step: int) -> DynoError:
     unscaled = plan.precision == "fp16" and plan.scaler == "off"
     why = "; fp16 without gradient scaling cannot hold its gradients" if unscaled else ""
     remedy = ("Switch gradient scaling on, or train in bf16." if unscaled else
-              f"Lower the learning rate from {plan.lr:g} to {plan.lr / _SLOWER:.2g}, warm up longer, or clip gradients."
-              " The last checkpoint was written before.")
+              f"Lower the learning rate from {plan.lr:g} to {plan.lr / _SLOWER:.2g}, warm up longer, or clip "
+              "gradients.")
     return DynoError(f"The loss is not a number since step {step:,}{why}.", remedy)
 
 
@@ -84,10 +86,8 @@ def _falls(train: Sequence[TrainPoint], step: int) -> bool:
     return bool(before and after) and sum(after) / len(after) < sum(before) / len(before)
 
 
-def _starved(plan: TrainPlan, train: Sequence[TrainPoint], judged: Sequence[EvalPoint], learned_tokens: int,
-             world: int) -> Finding | None:
-    read = train[-1].step * plan.tokens_per_batch * plan.accumulate * world
-    epochs = read / max(1.0, learned_tokens * plan.data_share)
+def _starved(plan: TrainPlan, train: Sequence[TrainPoint], judged: Sequence[EvalPoint],
+             epochs: float) -> Finding | None:
     gap = judged[-1].loss - train[-1].loss
     if epochs < _MANY_EPOCHS or gap < _GAP:
         return None
@@ -101,7 +101,7 @@ def _starved(plan: TrainPlan, train: Sequence[TrainPoint], judged: Sequence[Eval
         remedy = {"dropout": min(0.5, plan.dropout + 0.1), "patience": plan.patience or 3}
         advice = (f"Add data; as long as there is none, raise dropout to {remedy['dropout']:.1f} and stop after "
                   f"{remedy['patience']} evaluations without a new best.")
-    return Finding("data-starved", f"Every token was read {epochs:.0f} times, and the held-out loss is {gap:.2f} above "
+    return Finding("data-starved", f"The data was read {epochs:.0f} times, and the held-out loss is {gap:.2f} above "
                    "the training loss: there is too little data for this model and length.", advice, -1, remedy)
 
 

@@ -60,7 +60,7 @@ def probe(plan: TrainPlan, folder: Path, device: DeviceFacts, steps: int = 0,
             return None
         found[name] = Probed(plans[name].data_share, result.facts.parameters,
                              steps * each / max(1.0, windows * plans[name].data_share),
-                             min(p.loss for p in result.evaluations), result.train[-1].loss)
+                             min(p.loss for p in result.evaluations if not p.label), result.train[-1].loss)
         yield found[name]
     return conclude(tuple(found[n] for n in ("quarter", "half", "all")), found.get("size"), steps)
 

@@ -26,7 +26,6 @@ from engine.training.diagnosis import diagnose
 PLAN, FACTS, TRAIN, EVALUATION, MODEL = "plan.json", "run.json", "train.csv", "evaluation.csv", "model"
 RUNNING, PAUSED, INTERRUPTED, FAILED = "running", "paused", "interrupted", "failed"
 _MOST_BYTES = 1 << 20  # of a curve, at one look: more comes with the next one
-_UNKNOWN = 1 << 62  # tokens of data: enough never to be called too few
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,10 @@ class RunRecord:
 
     def findings(self) -> tuple[Finding, ...]:
         """What the curves say."""
-        return diagnose(self.plan, self.train, self.evaluations, self.facts.learned_tokens or _UNKNOWN,
-                        self.facts.world, ended=self.state != RUNNING)
+        windows = self.facts.train_tokens // max(1, self.facts.sequence) * self.plan.data_share
+        read = self.step * self.step_tokens / max(1, self.facts.sequence)
+        return diagnose(self.plan, self.train, self.evaluations, read / windows if windows else 0.0,
+                        ended=self.state not in (RUNNING, PAUSED, INTERRUPTED))
 
     def look(self) -> bool:
         """Read on; whether anything is new."""

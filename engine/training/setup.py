@@ -17,8 +17,9 @@ from engine.models.gpt import Decoder
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import Notice, Preparing
 from engine.train_plan import TrainPlan
+from engine.training.checkpoints import has_state
 from engine.training.cutting import cut_decoder
-from engine.training.dataset import Data, document_texts, prepare_data
+from engine.training.dataset import Data, document_texts, forget_other_data, prepare_data
 from engine.training.network import Network, fresh_decoder
 from engine.training.sizes import config_for
 from engine.training.team import Team
@@ -54,6 +55,8 @@ def set_up(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team) -> Se
     if plan.precision == "bf16" and not device.bf16:
         raise DynoError("This device has no bf16.", "Choose fp16 or fp32.")
     source = Path(plan.model).expanduser() if plan.model else folder / "tokenizer"
+    if team.leads and not has_state(folder):
+        forget_other_data(plan, folder / "data", folder / "tokenizer")
     if team.leads and not plan.model and not (source / "tokenizer.json").is_file():
         yield Preparing("Training the tokenizer")
         save_tokenizer(train_tokenizer(plan.tokenizer, lines_of(document_texts(plan)), plan.vocabulary), source,

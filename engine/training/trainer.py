@@ -40,7 +40,7 @@ from engine.training.diagnosis import diagnose, explosion
 from engine.training.logs import Logs
 from engine.training.network import Network, used_bytes
 from engine.training.optimizing import Stepper
-from engine.training.records import MODEL, PLAN, read_plan
+from engine.training.records import MODEL, PLAN, TRAIN, read_curve, read_plan
 from engine.training.setup import Ready, set_up
 from engine.training.sharding import gathered, sharded_like, spread, synchronise
 from engine.training.team import Team
@@ -85,7 +85,8 @@ def _write_plan(plan: TrainPlan, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / PLAN).is_file() and (old := read_plan(folder)) != plan:
             names = [n for n, v in plan.to_json().items() if v != old.to_json()[n] and n not in _MAY_DIFFER]
-            if names:
+            begun = has_state(folder) or read_curve(folder / TRAIN)  # a start that failed holds nobody to its plan
+            if names and begun:
                 raise DynoError(f"{folder} holds a run with another {names[0].replace('_', ' ')}.",
                                 "Resume it as it was planned, or choose another folder.")
         write_text(folder / PLAN, json.dumps(plan.to_json(), indent=1))
@@ -241,7 +242,7 @@ class _Run:
         curves.skipped.clear()
         curves.train.append(point)
         if self.logs is not None:
-            self.logs.train(point)
+            yield from self.logs.train(point)
         yield point
 
     # -------------------------------------------------------------------------------------------------- evaluation
@@ -284,15 +285,20 @@ class _Run:
         loss = nll / max(1.0, tokens)
         point = EvalPoint(curves.step, loss, math.exp(min(loss, 700.0)), int(tokens), label=label,
                           sample="" if network is not None else self._sample())
+        before = curves.best, curves.stale
         point = curves.add_evaluation(point, label == "" and self.techniques.complete(curves.step))
+        if point.best:
+            try:
+                yield from self._export(point)
+            except DynoError as error:  # a full disk does not end the run, and the best is what lies in the folder
+                point = curves.not_kept(*before)
+                yield Notice(f"{error.summary} The run goes on; the next evaluation that is better is kept.")
         if self.logs is not None:
-            self.logs.evaluation(point)
+            yield from self.logs.evaluation(point)
         if self.plan.histograms == "on" and not label:
             weights = gathered(self.ready.network.trained)
             if self.logs is not None:
-                self.logs.weights(weights, curves.step)
-        if point.best:
-            yield from self._export(point)
+                yield from self.logs.weights(weights, curves.step)
         self._looked_s += time.perf_counter() - began_s  # the tokens/s of training are not those of evaluating
         curves.elapsed_s += time.perf_counter() - began_s
         yield point
@@ -305,8 +311,8 @@ class _Run:
                     yield finding
 
     def _findings(self, ended: bool) -> tuple[Finding, ...]:
-        return diagnose(self.plan, self.curves.train, self.curves.evaluations, self.ready.data.train.learned,
-                        self.team.world, ended)
+        read = self.curves.step * self.plan.batch * self.plan.accumulate * self.team.world
+        return diagnose(self.plan, self.curves.train, self.curves.evaluations, read / self.order.windows, ended)
 
     def _sample(self) -> str:
         if not (self.plan.sample and self.team.leads) or self.sharded:
@@ -336,7 +342,7 @@ class _Run:
         if not self.team.leads:
             return
         assert self.logs is not None
-        self.logs.flush()
+        yield from self.logs.flush()
         try:
             path = save_state(self.folder, state)
         except DynoError as error:
@@ -368,7 +374,8 @@ class _Run:
         best = curves.best
         return TrainResult(state, curves.step, curves.train[-1].loss if curves.train else math.nan,
                            best.loss if best else math.nan, best.step if best else -1, curves.elapsed_s,
-                           str(model) if (model / "config.json").is_file() else "", self._findings(ended=True))
+                           str(model) if (model / "config.json").is_file() else "",
+                           self._findings(ended=state != "paused"))
 
     def close(self) -> None:
         """Give the files back."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from engine.train_events import EvalPoint, Finding, TrainPoint
+from engine.train_events import EvalPoint, Finding, RunStarted, TrainPoint
 from engine.train_plan import TrainPlan
+from engine.training import records, trainer
 from engine.training.diagnosis import diagnose
+from engine.training.records import RunRecord
+from tests.engine.training.support import plan_for, run_plan
 
 PLAN = TrainPlan(data=("x",), steps=200, batch=4, sequence=50, warmup=0)
 Curve = Callable[[int], float]
@@ -19,7 +23,7 @@ def findings(train: Curve, held_out: Curve, tokens: int = 1 << 20, steps: int = 
              ) -> tuple[Finding, ...]:
     points = [TrainPoint(s, train(s), lr, 1.0, 1.0) for s in range(10, steps + 1, 10)]
     judged = [EvalPoint(s, held_out(s), math.exp(held_out(s)), 100) for s in range(0, steps + 1, 20)]
-    return diagnose(PLAN, points, judged, tokens)
+    return diagnose(PLAN, points, judged, steps * PLAN.tokens_per_batch / tokens)
 
 
 def falling(step: int) -> float:
@@ -70,3 +74,31 @@ def test_few_tokens_read_often_are_named() -> None:
 
 def test_two_points_say_nothing() -> None:
     assert findings(falling, falling, steps=20) == ()
+
+
+def test_a_run_that_is_only_paused_is_not_told_that_it_ended_too_early(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path, steps=40, lr=3e-3, evaluate_every=4)
+    folder = tmp_path / "run"
+    _, paused = run_plan(plan, folder, asked=lambda e: "pause" if isinstance(e[-1], TrainPoint) and e[-1].step == 30
+                         else "")
+    record = RunRecord.open(folder)
+    while record.look():
+        pass
+    assert paused.state == record.state == "paused"
+    assert all(f.kind != "under-fitting" for f in (*paused.findings, *record.findings()))
+
+
+def test_epochs_are_those_of_the_windows_that_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(trainer, "diagnose", lambda *args: seen.append(args[3]) or ())
+    plan = plan_for(tmp_path, steps=12, sequence=4096, context=64, data_share=0.5)  # cut to the context
+    events, _ = run_plan(plan, tmp_path / "run")
+    started = next(e for e in events if isinstance(e, RunStarted))
+    windows = round(0.5 * ((started.train_tokens - 1) // started.sequence))
+    assert started.sequence == 64 and seen[-1] == pytest.approx(12 * plan.batch / windows)
+    record = RunRecord.open(tmp_path / "run")
+    while record.look():
+        pass
+    monkeypatch.setattr(records, "diagnose", lambda *args, **_: seen.append(args[3]) or ())
+    record.findings()
+    assert seen[-1] == pytest.approx(12 * plan.batch / windows, rel=0.1)

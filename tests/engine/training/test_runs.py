@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import shutil
 from dataclasses import replace
@@ -14,10 +15,14 @@ from safetensors.torch import load_file
 
 from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
+from engine.models.devices import pick_device
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
 from engine.training.logs import Logs
 from engine.training.records import EVALUATION, TRAIN, read_curve
+from engine.training.setup import set_up
+from engine.training.team import Team
+from engine.training.techniques import Techniques
 from tests.engine.training.support import curve, plan_for, run_plan
 
 CASES: dict[str, dict[str, Any]] = {
@@ -197,3 +202,98 @@ def test_an_evaluation_that_no_checkpoint_knows_of_leaves_the_curve_when_the_run
     for evaluated, kept in ((True, ["0", "40", "80"]), (False, ["0", "40"])):
         Logs(tmp_path, 80, evaluated).close()
         assert [row["step"] for row in read_curve(tmp_path / "evaluation.csv")] == kept
+
+
+class Full:
+    """A raw file on a disk that takes only so many more bytes, until there is room again."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self.room = file, room
+
+    def write(self, content: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = min(self.room, len(content))
+        self.room -= taken
+        return int(self._file.write(content[:taken]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_rows_that_a_full_disk_did_not_take_come_whole_and_in_order_later(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, 0)
+    disk = logs._files[EVALUATION]._file = Full(logs._files[EVALUATION]._file, 70)
+    told = [notice for step in range(5) for notice in logs.evaluation(EvalPoint(step, 2.0 + step, 7.4, 32))]
+    assert len(told) == 1 and "No space left".lower() in told[0].text.lower() and "goes on" in told[0].text
+    assert len(read_curve(tmp_path / EVALUATION)) < 5
+    assert (tmp_path / EVALUATION).read_text().endswith("\n")
+    disk.room = 10_000
+    logs.evaluation(EvalPoint(5, 2.0, 7.4, 32))
+    logs.close()
+    assert [row["step"] for row in read_curve(tmp_path / EVALUATION)] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_board_that_cannot_be_written_ends_and_the_rest_goes_on(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", refuse)
+    events, result = run_plan(plan_for(tmp_path), tmp_path / "run")
+    assert result.state == "done" and len(read_curve(tmp_path / "run" / TRAIN)) == 4
+    assert [e.text for e in events if isinstance(e, Notice)].count(
+        "The TensorBoard log ends here (no space left on device); the run and its CSV files go on.") == 1
+
+
+def test_a_best_model_that_cannot_be_written_does_not_end_the_run(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tries = Techniques.export, [0]
+
+    def export(self: Techniques, *arguments: Any) -> None:
+        tries[0] += 1
+        if tries[0] in (1, 2):
+            raise DynoError("The model could not be written (no space left).", "Make room.")
+        real(self, *arguments)
+
+    monkeypatch.setattr(Techniques, "export", export)
+    events, result = run_plan(plan_for(tmp_path, steps=20, lr=3e-3), tmp_path / "run")
+    judged = [e for e in events if isinstance(e, EvalPoint)]
+    assert [e.best for e in judged] == [False, False, True, True, True, True] and result.state == "done"
+    assert result.best_step == judged[-1].step and load_masters(Path(result.model)).parameters
+    assert sum("could not be written" in e.text for e in events if isinstance(e, Notice)) == 2
+
+
+def test_tokens_of_other_data_are_not_trained_on(tmp_path: Path) -> None:
+    first, folder = plan_for(tmp_path), tmp_path / "run"
+    (tmp_path / "other.txt").write_text("zyx wvu " * 400, encoding="utf-8")
+    second = replace(first, data=(str(tmp_path / "other.txt"),))
+    for plan in (first, second):  # as --preview does
+        steps = set_up(plan, folder, pick_device("cpu"), Team())
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                ready = done.value
+                break
+    assert set(ready.tokenizer.decode(ready.data.train.ids.tolist())) <= set("zyxwvu ")
+    run_plan(second, folder)
+    Path(second.data[0]).write_text("later changed " * 400, encoding="utf-8")
+    run_plan(replace(second, steps=12), folder, resume=True)  # a run keeps what it began with
+
+
+def test_a_start_that_failed_does_not_hold_the_folder_to_its_plan(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("", encoding="utf-8")
+    with pytest.raises(DynoError):
+        run_plan(replace(plan_for(tmp_path), data=(str(empty),)), tmp_path / "run")
+    _, result = run_plan(plan_for(tmp_path), tmp_path / "run")
+    assert result.state == "done"
+
+
+def test_the_folder_of_a_run_points_to_its_model(tmp_path: Path) -> None:
+    run_plan(plan_for(tmp_path), tmp_path / "run")
+    with pytest.raises(DynoError, match="folder of a training run; its model lies in"):
+        load_masters(tmp_path / "run")
