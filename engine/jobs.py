@@ -188,7 +188,8 @@ def reply_events(state: EngineState, job_id: int, steps: Generator[Step, None, G
             step = next(steps)
         except StopIteration as finished:
             stats: GenerationStats = finished.value
-            return stats
+            assert state.folder is not None
+            return replace(stats, model=model_name(state.folder))
         now_s = time.monotonic()
         if isinstance(step, NewToken):
             if monitor is not None:

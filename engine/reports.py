@@ -159,8 +159,8 @@ class GenerationStats:
 
     cached_tokens: prompt tokens that were already in the KV cache. perplexity: exp(mean NLL) of the chosen tokens: how
     sure the model was, not how good. finish: "end", "length", "context", "stop string" or "stopped". drafted_tokens,
-    accepted_tokens: proposed by prompt lookup, and found right. pace_tokens_per_s: what it was held back to, 0 for
-    nothing; tpot_s does not count the waiting, elapsed_s does.
+    accepted_tokens: proposed by prompt lookup, and found right. model: its name, "" in what older versions wrote.
+    pace_tokens_per_s: what it was held back to, 0 for nothing; tpot_s does not count the waiting, elapsed_s does.
     """
 
     prompt_tokens: int
@@ -176,6 +176,7 @@ class GenerationStats:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     pace_tokens_per_s: float = 0.0
+    model: str = ""
 
     @property
     def tokens_per_s(self) -> float:

@@ -27,7 +27,8 @@ def to_markdown(conversation: Conversation, messages: Sequence[Message]) -> str:
         stats = message.meta.get("stats")
         if stats:
             speed = 1 / stats["tpot_s"] if stats["tpot_s"] else 0.0
-            parts.append(f"*{stats['output_tokens']} tokens, {speed:.1f} tok/s, {stats['recipe']}*")
+            by = ", ".join(part for part in (stats.get("model", ""), stats["recipe"]) if part)
+            parts.append(f"*{stats['output_tokens']} tokens, {speed:.1f} tok/s, {by}*")
     return "\n\n".join(parts) + "\n"
 
 

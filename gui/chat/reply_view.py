@@ -128,7 +128,7 @@ class ReplyView(MessageView):
             share = stats.accepted_tokens / stats.drafted_tokens
             parts.append(self.tr("lookup {share} % of {n} right").format(share=round(100 * share),
                                                                          n=stats.drafted_tokens))
-        parts.append(stats.recipe)
+        parts += [stats.model, stats.recipe] if stats.model else [stats.recipe]
         endings = {"length": self.tr("cut at the longest reply"), "context": self.tr("the context is full"),
                    "stopped": self.tr("stopped"), "stop string": self.tr("ended by a stop string")}
         if stats.finish in endings:

@@ -64,7 +64,12 @@ class ScenarioBar(QWidget):
     def doubt(self) -> str:
         """Why little is to be expected of the loaded model here; empty where nothing speaks against it."""
         scenario, model = self.way.scenario, self._model
-        if model is None or self.problem or model.parameters >= scenario.parameters:
+        if model is None or self.problem:
+            return ""
+        if scenario.key == "chat" and not model.chat_template:
+            return self.tr("{name} has no chat template: it continues your last message as a text, and sees neither "
+                           "the turns before it nor a system prompt.").format(name=model.name)
+        if model.parameters >= scenario.parameters:
             return ""
         return self.tr("{name} has {has} parameters; this takes about {needs}. It may try, but expect little.").format(
             name=model.name, has=count(model.parameters), needs=count(scenario.parameters))

@@ -67,7 +67,10 @@ def test_a_base_model_continues_a_text_as_it_stands_and_refuses_the_rest_in_a_se
     chat.composer.scenarios.choose("continue", {})
     assert chat.composer.scenarios._note.text() == ""
     reply = ask(chat, qapp, "The wind")
-    assert reply.text
+    assert reply.text and f"{chat._model.name}  ·  fp32" in reply._foot.text()
+    chat.composer.scenarios.choose("chat", {})
+    assert "sees neither the turns before it" in chat.composer.scenarios._note.text()
+    assert chat.composer.scenarios.problem == ""  # it may be asked all the same
     assert chat._thread.message(reply).meta["stats"]["prompt_tokens"] == len("x") + _tokens(chat, "The wind")
 
 
