@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from engine.hub.fits import RecipeFit
 from engine.hub.records import DownloadView, ModelOnDisk, RemoteModel, SearchHit
-from engine.hub.removal import Removed
 from engine.hub.token import Kept
+from engine.removing import Removed
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ from engine.hub.events import (
 )
 from engine.hub.library import Library, models_folder
 from engine.hub.records import DONE, DownloadView, ModelOnDisk, RemoteModel
-from engine.hub.removal import Removed, remove, settle_all
+from engine.hub.removal import remove
 from engine.hub.token import Tokens
+from engine.removing import Removed, settle_all
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from engine.hub.events import (
     Trouble,
 )
 from engine.hub.records import CACHE, DONE, ModelOnDisk
-from engine.hub.removal import Removed
 from engine.hub.service import ModelsService
 from engine.messages import Event, Failed, ModelLoaded
+from engine.removing import Removed
 from gui.context import AppContext, Page
 from gui.model_files import model_at
 from gui.models.bridge import ModelsBridge

@@ -98,6 +98,7 @@ class TrainingPage(QWidget):
     def _connect(self) -> None:
         self._context.bridge.received.connect(self._receive)
         self._context.actions.closing.connect(self._timer.stop)
+        self._context.actions.closing.connect(self.runs.settle)
         self.form.changed.connect(self._refresh)
         self.form.preview.wanted.connect(self._preview)
         self.job.progressed.connect(self._progressed)
@@ -110,6 +111,7 @@ class TrainingPage(QWidget):
         self.runs.resumed.connect(self.resume_run)
         self.runs.reused.connect(self._reuse)
         self.runs.problem.connect(self._tell)
+        self.runs.removed.connect(self._removed)
         self.tabs.currentChanged.connect(self._turned)
 
     # ----------------------------------------------------------------------------------------------------- actions
@@ -309,6 +311,13 @@ class TrainingPage(QWidget):
         except DynoError as error:
             return _words(error)
         return ""
+
+    def _removed(self, run: RunRecord) -> None:
+        """A run that is gone is not shown any longer."""
+        if self.shown is not None and self.shown.folder == run.folder:
+            self.shown = None
+            self.run.show_run(None)
+        self._refresh()
 
     def _tell(self, error: DynoError) -> None:
         self.notice.show_problem(engine_text(error.summary), engine_text(error.hint))

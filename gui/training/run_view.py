@@ -109,7 +109,7 @@ class RunView(QWidget):
         below.setSpacing(2)
         below.addWidget(TextLabel(self.tr("Samples"), heading=True))
         below.addWidget(self.samples, 1)
-        split = QSplitter(Qt.Orientation.Vertical)
+        self._curves = split = QSplitter(Qt.Orientation.Vertical)
         split.setChildrenCollapsible(False)
         split.addWidget(self.stack)
         split.addWidget(beside)
@@ -134,7 +134,11 @@ class RunView(QWidget):
         """A run, or another state of the one that is shown."""
         self._run = run
         self.setEnabled(run is not None)
+        for widget in (self._curves, self.as_table):
+            widget.setVisible(run is not None)
         if run is None:
+            self.notices.hide()
+            self.diagnosis.show_findings(())
             self.facts.setText(self.tr("No run is shown. Start one, or open one of the list."))
             return
         self.facts.setText(" · ".join(self._facts(run)))

@@ -17,9 +17,10 @@ from engine.hub.download import SOURCE
 from engine.hub.fits import FITS, RECIPES, TIGHT, TOO_LARGE, recipe_fits
 from engine.hub.library import Library
 from engine.hub.records import ModelOnDisk
-from engine.hub.removal import remove, settle_all
+from engine.hub.removal import remove
 from engine.models.devices import pick_device, with_free_bytes
 from engine.paths import bundled_model
+from engine.removing import settle_all
 from tests.conftest import ROOT
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -297,8 +298,8 @@ def test_what_another_running_program_has_removed_can_still_be_had_back_there(
     child = subprocess.Popen([sys.executable, "-c", """
 import sys
 from pathlib import Path
-from engine.hub.removal import _move_aside
-removed = _move_aside(Path(sys.argv[1]) / "mine", Path(sys.argv[1]))
+from engine.removing import move_aside
+removed = move_aside(Path(sys.argv[1]) / "mine", Path(sys.argv[1]))
 print(removed.aside, flush=True)
 sys.stdin.read()
 """, str(models)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -184,3 +184,37 @@ def test_every_task_starts_from_a_plan_that_can_be(themed: None, qtbot: QtBot, t
         assert editor.control.accessibleName() and editor.control.accessibleDescription(), name
     form.show_plan(plan)
     assert form.plan() == plan
+
+
+def test_a_run_is_removed_and_had_back_and_a_watched_one_only_leaves_the_list(
+        qapp: QApplication, qtbot: QtBot, application: Application, tmp_path: Path) -> None:
+    page = opened(qapp, application, tmp_path)
+    page.start.click()
+    ended(qapp, page)
+    run = page.shown
+    assert run is not None
+    weights = (Path(run.model) / "model.safetensors").read_bytes()
+    elsewhere = tmp_path / "elsewhere"
+    run_plan(plan_for(tmp_path), elsewhere)
+    page.runs.watch_folder(elsewhere)
+    page.tabs.setCurrentWidget(page.runs)
+
+    def choose(folder: Path) -> None:
+        page.runs.table.selectRow([r.folder for r in page.runs.runs].index(folder))
+
+    choose(elsewhere)
+    page.runs.table.setFocus()
+    qtbot.keyClick(page.runs.table, Qt.Key.Key_Delete)
+    assert elsewhere not in [r.folder for r in page.runs.runs] and (elsewhere / "plan.json").is_file()
+    choose(run.folder)
+    page.open_run(run)
+    page.tabs.setCurrentWidget(page.runs)
+    choose(run.folder)
+    qtbot.mouseClick(page.runs.buttons["remove"], Qt.MouseButton.LeftButton)
+    assert not run.folder.exists() and page.runs.runs == [] and page.shown is None
+    page.runs._undo()
+    assert (Path(run.model) / "model.safetensors").read_bytes() == weights
+    choose(run.folder)
+    page.runs.remove()
+    page.runs.settle()
+    assert not run.folder.exists() and not list(run.folder.parent.glob(".removed/*"))
