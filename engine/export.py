@@ -30,7 +30,9 @@ from engine.techniques.calibration import Calibrator
 from engine.techniques.draft import Draft
 from engine.variant import device_for, drafted
 
-FORMATS = ("gguf-f16", "gguf-q8_0", "safetensors")
+FORMATS = ("gguf-f16", "gguf-q8_0", "gguf-f32", "safetensors")
+_MATRICES = {"gguf-f32": ("F32", 0), "gguf-f16": ("F16", 1), "gguf-q8_0": ("Q8_0", 7)}
+"""Kinds of the matrices, and llama.cpp's numbers for files that consist mostly of them."""
 _BLOCK = 32  # weights in a block of Q8_0
 _MOST_F16 = 65504.0
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja",
@@ -52,7 +54,7 @@ def export_model(masters: Masters, tokenizer: Tokenizer, recipe: Recipe, form: s
             yield "Writing the model", 0, 0
             _write_folder(draft.config, tensors, tokenizer, masters, out)
         else:
-            yield from _write_gguf(draft.config, tensors, tokenizer, form == "gguf-q8_0", out)
+            yield from _write_gguf(draft.config, tensors, tokenizer, form, out)
     except OSError as error:
         raise DynoError(f"{out.name} could not be written: {reason(error)}.", "Choose another place.") from error
     return out
@@ -107,21 +109,22 @@ def _write_folder(config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer:
         write_text(out / "tokenizer_config.json", tokenizer.settings_text())
 
 
-def _write_gguf(config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, codes: bool,
+def _write_gguf(config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer, form: str,
                 out: Path) -> Generator[BuildStep, None, None]:
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
     architecture = gguf_architecture(config)
     metadata = _metadata(config, architecture)
+    matrices, file_type = _MATRICES[form]
     words = tokenizer_metadata(tokenizer, config.vocab_size)
     temporary = out.with_name(f".{out.name}.part")
     writer = GGUFWriter(temporary, architecture)
     try:
         _add(writer, metadata | words)
-        writer.add_file_type(7 if codes else 1)  # llama.cpp's numbers for "mostly Q8_0" and "mostly F16"
+        writer.add_file_type(file_type)
         writer.add_quantization_version(2)
-        plan = list(_plan(config, architecture, tensors, codes))
+        plan = list(_plan(config, architecture, tensors, matrices))
         for name, shape, kind, _ in plan:
             numel = torch.Size(shape).numel()
             if kind == "Q8_0":
@@ -137,8 +140,8 @@ def _write_gguf(config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: T
             yield "Writing the model", done, len(plan)
             weight = read().detach().to("cpu", torch.float32).contiguous().numpy()
             if kind == "F16" and abs(weight).max(initial=0.0) > _MOST_F16:
-                raise DynoError(f"A weight of {name} is too large for F16.", "Export the model as gguf-q8_0 or "
-                                "safetensors.")
+                raise DynoError(f"A weight of {name} is too large for F16.", "Export the model as gguf-f32, gguf-q8_0 "
+                                "or safetensors.")
             if kind == "Q8_0":
                 writer.write_tensor_data(quantize(weight, GGMLQuantizationType.Q8_0))
             else:
@@ -160,15 +163,15 @@ def _numpy_type(code: str) -> Any:
 
 
 def _plan(c: ModelConfig, architecture: str, tensors: Mapping[str, Tensor],
-          codes: bool) -> Iterator[tuple[str, tuple[int, ...], str, Callable[[], Tensor]]]:
+          matrices: str) -> Iterator[tuple[str, tuple[int, ...], str, Callable[[], Tensor]]]:
     """(GGUF's name, shape, type, how to read it) of every tensor: vectors and positions in F32, as llama.cpp's own
-    converter keeps them, matrices in F16 or Q8_0 (F16 where their rows are no whole blocks)."""
+    converter keeps them; `matrices` in F32, F16 or Q8_0 (F16 where their rows are no whole blocks)."""
     for ours, source in sources(c).items():
         for at, (name, shape) in enumerate(zip(source.names, source.stored_shapes(), strict=True)):
             theirs = gguf_name(name)
             shape = shape[::-1] if source.transposed else shape
             plain = len(shape) == 1 or theirs.startswith("position_embd")
-            kind = "F32" if plain else "Q8_0" if codes and shape[-1] % _BLOCK == 0 else "F16"
+            kind = "F32" if plain else "F16" if matrices == "Q8_0" and shape[-1] % _BLOCK else matrices
             heads = 0
             if rotates_neighbours(architecture, theirs):
                 heads = c.n_heads if ".attn_q." in theirs else c.n_kv_heads

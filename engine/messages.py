@@ -127,8 +127,8 @@ class RunComparison:
 
 @dataclass(frozen=True)
 class ExportModel:
-    """Write the loaded model, pruned as its active recipe prunes it. path: a file for "gguf-f16" and "gguf-q8_0", a
-    folder for "safetensors"."""
+    """Write the loaded model, pruned as its active recipe prunes it. path: a file for "gguf-f16",
+    "gguf-q8_0" and "gguf-f32", a folder for "safetensors"."""
 
     job_id: int
     path: str

@@ -44,6 +44,7 @@ class Exporter(QObject):
         """Ask for a place and a format. model: the name of the loaded one."""
         forms = {self.tr("GGUF for llama.cpp, 16 bits (*.gguf)"): "gguf-f16",
                  self.tr("GGUF for llama.cpp, 8 bits (*.gguf)"): "gguf-q8_0",
+                 self.tr("GGUF for llama.cpp, 32 bits (*.gguf)"): "gguf-f32",
                  self.tr("Hugging Face folder, safetensors (*)"): "safetensors"}
         start = Path.home() / f"{Path(model).stem}.gguf"
         path, chosen = QFileDialog.getSaveFileName(self._window, self.tr("Export the model"), str(start),

@@ -11,7 +11,7 @@ from engine.cli.recipes import RECIPE_HELP, named_recipe
 from engine.errors import DynoError
 
 HELP = "write the model as GGUF or safetensors"
-_FORMATS = ("gguf-f16", "gguf-q8_0", "safetensors")
+_FORMATS = ("gguf-f16", "gguf-q8_0", "gguf-f32", "safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,10 +59,11 @@ def exported(folder: Path, into: Path, form: str, recipe: str = "fp32") -> Sessi
     return session
 
 
-def llama_cpp_greedy(path: Path, ids: list[int], count: int) -> list[int]:
+def llama_cpp_greedy(path: Path, ids: list[int], count: int, **settings: Any) -> list[int]:
     """What llama.cpp says after these tokens, always the likeliest."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    model = llama_cpp.Llama(str(path), n_ctx=min(256, model_config(path).context), n_threads=1, verbose=False)
+    model = llama_cpp.Llama(str(path), n_ctx=min(256, model_config(path).context), n_threads=1, verbose=False,
+                            **settings)
     made: list[int] = []
     for token in model.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
         made.append(int(token))
@@ -194,6 +195,18 @@ def test_llama_cpp_says_the_same_tokens_as_we_do_of_a_124m_gpt2(tmp_path: Path) 
         assert logits[i, theirs[i]] - logits[i, ours[i]] < 0.01 * np.abs(logits[i]).max()
 
 
+def test_llama_cpp_says_every_token_as_we_do_of_a_124m_gpt2_in_fp32(tmp_path: Path) -> None:
+    """With weights and cache in fp32 on both sides nothing is rounded, so no near-tie falls otherwise."""
+    folder = write_model(tmp_path / "gpt2", GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+                                                    "vocab_size": 50257})
+    exported(folder, tmp_path / "model.gguf", "gguf-f32")
+    session = open_session(tmp_path / "model.gguf")
+    ids = session.tokenizer.encode("Have you seen the Wren?")
+    ours = reply(session, ids)[0][:60]
+    assert len(set(ours)) > 20
+    assert llama_cpp_greedy(tmp_path / "model.gguf", ids, 60, type_k=0, type_v=0) == ours  # 0: GGML_TYPE_F32
+
+
 def test_with_codes_llama_cpp_says_the_same_tokens_until_two_are_nearly_as_likely(stories: Path,
                                                                                   tmp_path: Path) -> None:
     """Beside Q8_0 weights it rounds activations to 8 bits, which we do not."""
@@ -260,7 +273,7 @@ def test_a_gguf_file_opens_where_a_folder_does(llama_folder: Path, tmp_path: Pat
     assert isinstance(wrong, Failed) and "could not be written" in wrong.summary
 
 
-@pytest.mark.parametrize("form", ["gguf-f16", "gguf-q8_0"])
+@pytest.mark.parametrize("form", ["gguf-f16", "gguf-q8_0", "gguf-f32"])
 @pytest.mark.parametrize("recipe", ["fp32", "bf16", "int8-dynamic:head=int8", "int4-weight,bf16"])
 def test_the_estimate_of_a_gguf_file_is_what_it_takes(llama_folder: Path, tmp_path: Path, form: str,
                                                       recipe: str) -> None:
