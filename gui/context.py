@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtWidgets import QWidget
@@ -46,6 +46,15 @@ class AppContext:
     store: Store
     settings: Settings
     actions: WindowActions = field(default_factory=WindowActions)
+
+
+@runtime_checkable
+class KnowsFirstStop(Protocol):
+    """A page that says where the keyboard begins. (A focus proxy of the page would do that too, and make Tab jump over
+    all that stands before it.)"""
+
+    def first_stop(self) -> QWidget:
+        """The widget that gets the focus with the page."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from engine.messages import (
 )
 from engine.paths import bundled_model
 from engine.units import rate, size
-from gui.context import AppContext, Dock, find_docks, find_pages
+from gui.context import AppContext, Dock, KnowsFirstStop, find_docks, find_pages
 from gui.model_files import Exporter, choose_file, model_at
 from gui.shortcuts import ShortcutsDialog
 from gui.techniques.dock import remembered_recipe
@@ -257,8 +257,8 @@ class MainWindow(QMainWindow):
         """show_page(), and the keyboard goes along to where the page wants it."""
         self.show_page(number)
         page = self._stack.currentWidget()
-        if page.focusProxy() is not None:
-            page.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        if isinstance(page, KnowsFirstStop):
+            page.first_stop().setFocus(Qt.FocusReason.ShortcutFocusReason)
 
     def load_first_model(self) -> None:
         """Load the model of last time, the bundled one at first."""

@@ -194,7 +194,7 @@ def _stylesheet(c: Colours) -> str:
     QLineEdit, QPlainTextEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: {c.surface};
         border: 1px solid {c.border}; border-radius: 6px; padding: 4px 6px; selection-background-color: {c.accent};
         selection-color: {c.on_accent}; }}
-    QLineEdit:focus, QPlainTextEdit:focus {{ border: 1px solid {c.accent}; }}
+    QLineEdit:focus, QPlainTextEdit:focus, QListView:focus, QTreeView:focus {{ border: 1px solid {c.accent}; }}
     QComboBox::drop-down {{ border: none; width: 22px; }}
     QComboBox::down-arrow, QSpinBox::down-arrow, QDoubleSpinBox::down-arrow {{
         image: url({chevrons}/chevron-down-{scheme}.svg); width: 12px; height: 12px; }}

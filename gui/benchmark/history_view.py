@@ -86,6 +86,8 @@ class HistoryView(QWidget):
         for place, run in enumerate(self.runs):
             if run.id in chosen:
                 self.table.selectionModel().select(self.table.model().index(place, 0), flags)
+        if not chosen and self.runs:
+            self.table.selectRow(0)  # so that Enter opens the newest
         self._enable()
 
     def follow(self, busy: bool, running: int) -> None:

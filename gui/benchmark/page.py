@@ -119,6 +119,11 @@ class BenchmarkPage(QWidget):
 
     # ----------------------------------------------------------------------------------------------------- actions
 
+    def first_stop(self) -> QWidget:
+        """Where the keyboard begins."""
+        return {self.form: self.form.recipes, self.results: self.results.table, self.charts: self.charts.scatter,
+                self.history: self.history.table}[self.tabs.currentWidget()]
+
     def apply(self, lane: int) -> None:
         """Apply the recipe of a lane of the shown run to the loaded model."""
         if self._shown is None or self._model is None:

@@ -261,6 +261,10 @@ class ChatPage(QWidget):
         self.composer.field.setFocus()
         return True
 
+    def first_stop(self) -> QWidget:
+        """Where the keyboard begins."""
+        return self.composer.field
+
     def stop(self) -> None:
         """End the running reply and keep what was written."""
         if self._reply is not None:

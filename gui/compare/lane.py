@@ -82,6 +82,11 @@ class Lane(QWidget):
         self.apply.setToolTip(self.apply.accessibleDescription())
         self.remove.setToolTip(self.remove.accessibleName())
 
+    @property
+    def stops(self) -> tuple[QWidget, ...]:
+        """What Tab goes through, in order."""
+        return self.recipe.box, self.remove, self.text, self.apply
+
     def reset(self) -> None:
         """Nothing is known of it."""
         self.result = self.ready = None

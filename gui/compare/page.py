@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
@@ -164,10 +165,8 @@ class ComparePage(QWidget):
         lane.changed.connect(lambda: self._recipe_changed(lane))
         lane.applied.connect(lambda: self._apply(lane))
         lane.removed.connect(lambda: self._remove(lane))
-        after = self.lanes[-1].apply if self.lanes else self.options
         self.lanes.append(lane)
         self._lane_row.addWidget(lane, 1)
-        QWidget.setTabOrder(after, lane)
         return lane
 
     def _remove(self, lane: Lane) -> None:
@@ -219,6 +218,10 @@ class ComparePage(QWidget):
     def _lanes_changed(self) -> None:
         for number, lane in enumerate(self.lanes):
             lane.place(number, len(self.lanes) > FEWEST_LANES)
+        stops = [self.add, *(stop for lane in self.lanes for stop in lane.stops), self.table,
+                 *(self.which.segment(kind) for kind in (_MEASURED, _WATCHED))]
+        for before, after in itertools.pairwise(stops):
+            QWidget.setTabOrder(before, after)
         self._show_figures()
         self._refresh()
 
@@ -240,6 +243,10 @@ class ComparePage(QWidget):
             "{recipe} will be applied when the comparison has ended.") if self.busy else "")
 
     # ------------------------------------------------------------------------------------------------------- running
+
+    def first_stop(self) -> QWidget:
+        """Where the keyboard begins."""
+        return self.options.prompt
 
     def start_watching(self) -> None:
         """Let all lanes write."""

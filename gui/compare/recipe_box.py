@@ -70,7 +70,6 @@ class RecipeBox(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.box)
-        self.setFocusProxy(self.box)
         self._fill()
 
     @property

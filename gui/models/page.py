@@ -80,7 +80,6 @@ class ModelsPage(QWidget):
         column.addWidget(self.notice)
         column.addWidget(self.tabs, 1)
         column.addWidget(self.downloads)
-        self._lead_focus()
         self._connect()
         self._restyle()
 
@@ -269,15 +268,14 @@ class ModelsPage(QWidget):
         self.models.watch(lively=False)
 
     def _tab_changed(self, _place: int) -> None:
-        self._lead_focus()
         if self.tabs.currentWidget() is self.hub:
             self.hub.search.setFocus()
             if self.hub.card.model is None:
                 self.hub.look()
 
-    def _lead_focus(self) -> None:
-        """Where the keyboard goes when the page is given it."""
-        self.setFocusProxy(self.hub.search if self.tabs.currentWidget() is self.hub else self.local.list)
+    def first_stop(self) -> QWidget:
+        """Where the keyboard begins."""
+        return self.hub.search if self.tabs.currentWidget() is self.hub else self.local.list
 
     def _close(self) -> None:
         self.models.stop()

@@ -136,6 +136,11 @@ class TrainingPage(QWidget):
         self.notice.show_message(self.tr("Set in the plan: {settings}. Start makes a new run with it.").format(
             settings=words), lasting_ms=0)
 
+    def first_stop(self) -> QWidget:
+        """Where the keyboard begins."""
+        front = self.tabs.currentWidget()
+        return self.runs.table if front is self.runs else self.run.as_table if front is self.run else self.form.choice
+
     def look(self) -> None:
         """Read on in the shown run's folder, and draw what is new."""
         run = self.shown

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent
-from PySide6.QtWidgets import QApplication
+from PySide6.QtCore import QEvent, Qt
+from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 import gui.theme
@@ -59,6 +59,15 @@ def until(qapp: QApplication, condition: Callable[[], object], what: str = "the 
         assert time.monotonic() < end_s, f"waited in vain for {what}"
         qapp.processEvents()
         time.sleep(0.002)  # give the engine thread the processor: this loop has nothing to show
+
+
+def tab_to(qtbot: QtBot, qapp: QApplication, wanted: QWidget) -> None:
+    """Press Tab until the widget has the focus."""
+    for _ in range(200):
+        if qapp.focusWidget() is wanted:
+            return
+        qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Tab)
+    raise AssertionError(f"Tab never reaches {wanted.accessibleName()}")
 
 
 @pytest.fixture

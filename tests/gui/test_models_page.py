@@ -260,7 +260,7 @@ def test_the_shortcut_brings_the_keyboard_to_the_list(
     window.show_page(0)
     window._nav[0][0].setFocus()
     go.trigger()
-    assert page.isVisible() and page.focusProxy() is page.local.list
+    assert page.isVisible() and page.first_stop() is page.local.list
     assert window.focusWidget() is page.local.list
     page.tabs.setCurrentWidget(page.hub)
     window._nav[0][0].setFocus()

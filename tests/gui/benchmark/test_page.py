@@ -16,7 +16,7 @@ from engine.messages import RecipeFailed
 from engine.recipe import Recipe, parse_recipe
 from gui.app import Application
 from gui.benchmark.page import BenchmarkPage
-from tests.gui.conftest import end_application, start_application, until
+from tests.gui.conftest import end_application, start_application, tab_to, until
 
 
 def opened(qapp: QApplication, app: Application) -> BenchmarkPage:
@@ -188,3 +188,51 @@ def test_a_recipe_that_is_applied_from_a_chart_says_what_became_of_it(qapp: QApp
     page._applying._wanted = recipe = page._shown[0].recipes[0]  # type: ignore[index]
     application.context.bridge.received.emit(RecipeFailed(0.0, recipe, recipe, "No room.", "Close something."))
     assert "No room." in page.notice.text()
+
+
+def test_the_keyboard_alone_suffices(qapp: QApplication, qtbot: QtBot, application: Application, tmp_path: Path,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    page, window = opened(qapp, application), application.window
+    page.form.repetitions.setValue(200)
+    window.show_page(0)
+    window.activateWindow()
+    qtbot.keyClick(window, Qt.Key.Key_3, Qt.KeyboardModifier.ControlModifier)
+    assert page.isVisible() and qapp.focusWidget() is page.form.recipes
+    wanted = next(n for n in range(page.form.recipes.count()) if page.form.recipes.item(n).text().startswith("int8"))
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Home)
+    while page.form.recipes.currentRow() != wanted:
+        qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Down)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Space)
+    assert "int8" in [recipe.label for recipe in page.form.checked()]
+    tab_to(qtbot, qapp, page.start)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Space)
+    assert page.job.busy and qapp.focusWidget() is page.stop
+    until(qapp, lambda: page.job.rows, "a row")
+    qtbot.keyClick(window, Qt.Key.Key_Escape)
+    ended(qapp, page)
+    kept = dict(page.job.rows)
+    assert 0 < len(kept) < 9
+    tab_to(qtbot, qapp, page.resume)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Space)
+    ended(qapp, page)
+    assert len(page.job.rows) == 9 and kept.items() <= page.job.rows.items()
+    tab_to(qtbot, qapp, page.tabs.tabBar())
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Right)
+    assert page.tabs.currentWidget() is page.charts
+    tab_to(qtbot, qapp, page.charts.scatter)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Right)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Right)
+    lane = page.charts.scatter.marks[page.charts.scatter._current].lane
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Return)
+    until(qapp, lambda: "is active" in page.notice.text(), "the recipe")
+    assert window._recipe == page._shown[0].recipes[lane].label  # type: ignore[index]
+    out = tmp_path / "run.html"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(out), ""))
+    qtbot.keyClick(window, Qt.Key.Key_E, Qt.KeyboardModifier.ControlModifier)
+    assert "To measure it again" in out.read_text(encoding="utf-8")
+    tab_to(qtbot, qapp, page.tabs.tabBar())
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Right)
+    assert page.tabs.currentWidget() is page.history
+    tab_to(qtbot, qapp, page.history.table)
+    qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Return)
+    assert page.tabs.currentWidget() is page.results

@@ -22,7 +22,7 @@ from gui.app import Application
 from gui.compare.lane_text import MARK, shade
 from gui.compare.page import ComparePage
 from gui.context import find_pages
-from tests.gui.conftest import end_application, start_application, until
+from tests.gui.conftest import end_application, start_application, tab_to, until
 
 PROMPT = "The boats came home"
 
@@ -238,39 +238,30 @@ def test_the_keyboard_alone_suffices(qapp: QApplication, qtbot: QtBot, applicati
     page.options.prompt.clear()
     page.options.prompt.setFocus()
     qtbot.keyClicks(qapp.focusWidget(), "Ahoy")
-    _tab_to(qtbot, qapp, page.lanes[1].recipe.box)
+    tab_to(qtbot, qapp, page.lanes[1].recipe.box)
     while page.recipes[1] != parse_recipe("l1-50"):
         before = page.lanes[1].recipe.box.currentIndex()
         qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Down)
         assert page.lanes[1].recipe.box.currentIndex() > before, "l1-50 is not in the list"
-    _tab_to(qtbot, qapp, page.options.prompt)
+    tab_to(qtbot, qapp, page.options.prompt)
     qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Return)
     assert page.busy and qapp.focusWidget() is page.stop
     ended(qapp, page)
     assert qapp.focusWidget() is page.watch
-    _tab_to(qtbot, qapp, page.lanes[1].text)
+    tab_to(qtbot, qapp, page.lanes[1].text)
     for _ in range(3):
         qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Right)
     selection, = page.lanes[1].text.extraSelections()
     assert selection.cursor.selectedText() in page.lanes[1].text.toPlainText()
     assert "Token 3" in page.lanes[1].text.words(2)
-    _tab_to(qtbot, qapp, page.lanes[1].apply)
+    tab_to(qtbot, qapp, page.lanes[1].apply)
     qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Space)
     until(qapp, lambda: window._recipe == "L1 50 %", "the recipe")
-    _tab_to(qtbot, qapp, page.measure)
+    tab_to(qtbot, qapp, page.measure)
     qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Space)
     assert page.measuring.busy
     qtbot.keyClick(window, Qt.Key.Key_Escape)
     ended(qapp, page)
-
-
-def _tab_to(qtbot: QtBot, qapp: QApplication, wanted: QWidget) -> None:
-    """Press Tab until the widget has the focus."""
-    for _ in range(200):
-        if qapp.focusWidget() is wanted:
-            return
-        qtbot.keyClick(qapp.focusWidget(), Qt.Key.Key_Tab)
-    raise AssertionError(f"Tab never reaches {wanted.accessibleName()}")
 
 
 def test_every_control_has_a_name_and_a_description(qapp: QApplication, application: Application) -> None:
