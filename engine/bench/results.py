@@ -182,7 +182,11 @@ def notes(rows: Sequence[BenchRow]) -> list[str]:
               for name in ("torch_version", "build_commit") if len({getattr(r, name) for r in rows}) > 1]
     if any(r.ratio for r in rows):
         notes.append(INTERVALS)
-    notes += [f"{row.recipe}, {row.test}: {row.error} {row.hint}".rstrip() for row in rows if row.error]
+    failed: dict[tuple[int, str], list[BenchRow]] = {}
+    for one in rows:
+        if one.error:
+            failed.setdefault((one.lane, f"{one.error} {one.hint}".rstrip()), []).append(one)
+    notes += [f"{alike[0].recipe}, {', '.join(one.test for one in alike)}: {why}" for (_, why), alike in failed.items()]
     restless = [f"{row.recipe} {row.test}" for row in rows if row.steady is False]
     if restless:
         notes.append(f"The warm-up did not settle within 5 %: {', '.join(restless)}.")

@@ -7,7 +7,6 @@ on the step's number and the seed alone, so a resumed run reads exactly what an 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.errors import DynoError
+from engine.errors import DynoError, reason
 from engine.models.checkpoint import write_text
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import Notice, Preparing
@@ -102,22 +101,36 @@ class Data:
 
 
 _META = "meta.json"
+MADE_OF = "made_of.json"
+_MADE = (*(f"data/{name}" for name in (_META, "train_ids.npy", "train_marks.npy", "validation_ids.npy",
+                                       "validation_marks.npy")),
+         "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
 DataSteps = Generator[Preparing | Notice, None, Data]
 
 
-def forget_other_data(plan: TrainPlan, *folders: Path) -> None:
-    """Remove the tokens and the tokenizer that an earlier start made of other data, or in another way: the first of
-    the folders says of what. Raises DynoError where the data cannot be found."""
-    tokens = folders[0]
-    if not tokens.is_dir():
+def forget_other_data(plan: TrainPlan, folder: Path) -> None:
+    """Remove the tokens and the tokenizer in a run's folder that an earlier start made of other data, or in another
+    way, and nothing else that lies there. Raises DynoError where the data cannot be found or the disk refuses."""
+    now, before = _made_of(plan), _read_json(folder / MADE_OF)
+    if before == now:
         return
+    tokens = _read_json(folder / "data" / _META)
+    ours = before is not None or (isinstance(tokens, dict) and "data" in tokens)
     try:
-        known = json.loads((tokens / _META).read_text(encoding="utf-8")).get("made_of")
-    except (OSError, ValueError, AttributeError):
-        known = None
-    if known != _made_of(plan):
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in _MADE if ours else ():
+            (folder / name).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / MADE_OF, json.dumps(now))
+    except OSError as error:
+        raise DynoError(f"{folder} cannot be written: {reason(error)}.", "Choose another folder.") from error
+
+
+def _read_json(path: Path) -> Any:
+    """What a file says, None where there is none or it says nothing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _made_of(plan: TrainPlan) -> list[Any]:
@@ -151,7 +164,7 @@ def prepare_data(plan: TrainPlan, tokenizer: Tokenizer, vocab_size: int, context
             train, validation = _held_out(train, plan.validation_share)
         _write(folder, "train", train, vocab_size)
         _write(folder, "validation", validation, vocab_size)
-        write_text(meta, json.dumps({"data": [str(p) for p in find_files(plan.data)], "made_of": _made_of(plan)}))
+        write_text(meta, json.dumps({"data": [str(p) for p in find_files(plan.data)]}))
     data = Data(_read(folder, "train"), _read(folder, "validation"), plan.sequence)
     return (yield from _fitted(data, context))
 

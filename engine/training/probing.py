@@ -20,6 +20,7 @@ from engine.models.devices import DeviceFacts
 from engine.train_events import Preparing, Probed, ProbeReport, RunStarted, TrainEvent
 from engine.train_plan import SIZES, TrainPlan
 from engine.training.checkpoints import has_state
+from engine.training.dataset import MADE_OF
 from engine.training.records import RunRecord
 from engine.training.setup import set_up
 from engine.training.team import Team
@@ -128,6 +129,7 @@ def _share_tokens(source: Path, folder: Path) -> None:
     for name in ("data", "tokenizer"):
         if (source / name).is_dir() and not (folder / name).is_dir():
             shutil.copytree(source / name, folder / name, copy_function=_linked)
+    shutil.copyfile(source / MADE_OF, folder / MADE_OF)
 
 
 def _linked(source: str, target: str) -> str:

@@ -56,7 +56,7 @@ def set_up(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team) -> Se
         raise DynoError("This device has no bf16.", "Choose fp16 or fp32.")
     source = Path(plan.model).expanduser() if plan.model else folder / "tokenizer"
     if team.leads and not has_state(folder):
-        forget_other_data(plan, folder / "data", folder / "tokenizer")
+        forget_other_data(plan, folder)
     if team.leads and not plan.model and not (source / "tokenizer.json").is_file():
         yield Preparing("Training the tokenizer")
         save_tokenizer(train_tokenizer(plan.tokenizer, lines_of(document_texts(plan)), plan.vocabulary), source,

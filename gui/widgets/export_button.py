@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,9 +27,15 @@ def ask_where(parent: QWidget, title: str, name: str, kinds: str = "") -> Path |
     path = Path(chosen)
     offered = [word.strip("()*;") for word in (kinds or f"(*{suffix})").replace(" ", ";").split(";") if "*." in word]
     if path.suffix not in offered:
-        path = path.with_name(path.name + next((one for one in offered if one in kind), suffix))
+        path = _free(path.with_name(path.name + next((one for one in offered if one in kind), suffix)))
     _last_folder[:] = [path.parent]
     return path
+
+
+def _free(path: Path) -> Path:
+    """A name that no file has: the dialog has asked about the name without the suffix only."""
+    numbers = (path.with_stem(f"{path.stem} {number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain((path,), numbers) if not one.exists())
 
 
 class ExportButton(QToolButton):

@@ -155,3 +155,11 @@ def test_a_table_says_which_rows_are_not_of_one_kind_and_what_a_ratio_means() ->
     assert "threads" not in render(rows[1:], "table") and "different" not in render(rows[1:], "table")
     assert "95 %" not in "\n".join(line for line in render(rows[:1], "table").splitlines()[2:])
     assert "99 % interval" in render(rows, "html")
+
+
+def test_what_failed_alike_is_said_once() -> None:
+    failed = dataclasses.replace(ROWS[0], lane=1, recipe="fp8", error="fp8 cannot run here.", hint="Switch it off.")
+    other = dataclasses.replace(failed, test="tg4")
+    said = render([ROWS[0], failed, other, dataclasses.replace(other, test="ppl8", error="Memory ran out.")], "table")
+    assert said.count("fp8 cannot run here") == 1 and f"fp8, {failed.test}, tg4: fp8 cannot run here." in said
+    assert "fp8, ppl8: Memory ran out." in said

@@ -18,6 +18,7 @@ from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.devices import pick_device
 from engine.models.tokenizer import Tokenizer
 from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
+from engine.training.dataset import forget_other_data
 from engine.training.logs import Logs
 from engine.training.records import EVALUATION, TRAIN, read_curve
 from engine.training.setup import set_up
@@ -297,3 +298,16 @@ def test_the_folder_of_a_run_points_to_its_model(tmp_path: Path) -> None:
     run_plan(plan_for(tmp_path), tmp_path / "run")
     with pytest.raises(DynoError, match="folder of a training run; its model lies in"):
         load_masters(tmp_path / "run")
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "meta.csv").write_text("mine", encoding="utf-8")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "other.txt").write_text("zyx wvu " * 400, encoding="utf-8")
+    plan = plan_for(tmp_path)
+    for data in plan.data[0], str(tmp_path / "other.txt"):
+        forget_other_data(replace(plan, data=(data,)), folder)
+    assert (folder / "data" / "meta.csv").read_text() == (folder / "tokenizer" / "notes.txt").read_text() == "mine"
