@@ -9,7 +9,7 @@ from PySide6.QtCore import QT_TRANSLATE_NOOP, Qt
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QHBoxLayout, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
-from engine.bench.compared import Comparison, LaneFigures, LaneRecord, of_rows, of_watching, render
+from engine.bench.compared import Comparison, LaneRecord, of_rows, of_watching, render
 from engine.comparing import FEWEST_LANES, MOST_LANES, ComparisonResult, LaneEvent
 from engine.errors import DynoError
 from engine.measurements import BenchPlan, BenchRow, QualityTest, SpeedTest
@@ -17,7 +17,7 @@ from engine.messages import Event, Failed, Finished, ModelInfo, ModelLoaded, Rec
 from engine.paths import benchmark_history
 from engine.recipe import Recipe
 from gui.benchmark.job import BenchJob
-from gui.compare.figures_table import FiguresTable
+from gui.compare.figures_view import MEASURED, WATCHED, FiguresView
 from gui.compare.job import WatchJob
 from gui.compare.lane import Lane
 from gui.compare.lane_text import MARK
@@ -32,11 +32,9 @@ from gui.widgets.controls import action_button
 from gui.widgets.export_button import ExportButton, ask_where
 from gui.widgets.labels import TextLabel, engine_text, quiet, set_icon
 from gui.widgets.notice import Notice
-from gui.widgets.segments import Segments
 from gui.widgets.words import duration_text
 
 _LANES_KEY, _PROMPT_KEY = "compare/lanes", "compare/prompt"  # of the settings
-_WATCHED, _MEASURED = "watched", "measured"
 _FIRST = ("preset:fp32", "preset:int8", "preset:int4", PANEL)  # of the lanes, as they are added
 _PROMPT, _GENERATE, _CHUNKS, _CONTEXT = 512, 128, 8, 512  # what Measure measures
 
@@ -49,7 +47,6 @@ class ComparePage(QWidget):
         self._context = context
         self._model: ModelInfo | None = None
         self._panel = remembered_recipe(context.settings)
-        self._found: dict[str, tuple[LaneFigures, ...]] = {}  # what was watched, what was measured
         self._seed: int | None = None
         self._prompt = ""
         self.watching = WatchJob(context.bridge, self)
@@ -73,14 +70,11 @@ class ComparePage(QWidget):
             ((".md", self.tr("Markdown…")), (".json", self.tr("JSON…")), (".csv", self.tr("CSV…"))),
             self.export_comparison)
         self._applying = Applying(context.bridge, self.notice, self)
-        self.which = Segments(self.tr("Figures"), ((_MEASURED, self.tr("Measured")), (_WATCHED, self.tr("Watched"))))
-        self.which.chosen.connect(lambda _kind: self._show_figures())
-        self.which.hide()
         self.lanes: list[Lane] = []
         self._lane_row = QHBoxLayout()
         self._lane_row.setContentsMargins(0, 0, 0, 0)
         self._lane_row.setSpacing(8)
-        self.table, self.about = FiguresTable(), quiet()
+        self.figures = FiguresView()
         self._lay_out()
         self._connect()
         for key in self._remembered() or _FIRST[:FEWEST_LANES]:
@@ -114,11 +108,7 @@ class ComparePage(QWidget):
         column.addWidget(quiet(self.tr("{mark} the first token that is not lane A’s. The darker a token’s background, "
                                        "the larger its KL from A. Point at one, or walk with the arrow keys.").format(
                                            mark=MARK)))
-        column.addWidget(self.table)
-        foot = QHBoxLayout()
-        foot.addWidget(self.about, 1)
-        foot.addWidget(self.which)
-        column.addLayout(foot)
+        column.addWidget(self.figures)
         area.setWidget(content)
         area.setWidgetResizable(True)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -175,8 +165,7 @@ class ComparePage(QWidget):
             self.lanes.remove(lane)
             lane.hide()
             lane.deleteLater()
-            self._found = {kind: tuple(f for n, f in enumerate(figures) if n != lane.number)
-                           for kind, figures in self._found.items()}
+            self.figures.remove_lane(lane.number)
             if was_base:
                 self._reset()
             self._lanes_changed()
@@ -188,8 +177,7 @@ class ComparePage(QWidget):
             self._reset()
         else:
             lane.reset()
-            self._found = {kind: tuple(LaneFigures() if n == lane.number else f for n, f in enumerate(figures))
-                           for kind, figures in self._found.items()}
+            self.figures.change_lane(lane.number)
         self._lanes_changed()
 
     def _remembered(self) -> list[str]:
@@ -206,20 +194,14 @@ class ComparePage(QWidget):
         self._context.settings.set(_PROMPT_KEY, self.options.prompt.toPlainText())
 
     def _reset(self) -> None:
-        self._found = {}
+        self.figures.forget()
         for lane in self.lanes:
             lane.reset()
-
-    def _find(self, kind: str, figures: tuple[LaneFigures, ...]) -> None:
-        """Figures of one kind; those of the other stay, one click away."""
-        self._found[kind] = figures
-        self.which.choose(kind)
 
     def _lanes_changed(self) -> None:
         for number, lane in enumerate(self.lanes):
             lane.place(number, len(self.lanes) > FEWEST_LANES)
-        stops = [self.add, *(stop for lane in self.lanes for stop in lane.stops), self.table,
-                 *(self.which.segment(kind) for kind in (_MEASURED, _WATCHED))]
+        stops = [self.add, *(stop for lane in self.lanes for stop in lane.stops), *self.figures.stops]
         for before, after in itertools.pairwise(stops):
             QWidget.setTabOrder(before, after)
         self._show_figures()
@@ -253,7 +235,7 @@ class ComparePage(QWidget):
         if not self.watch.isEnabled() or self._model is None:
             return
         self.notice.clear()
-        self._found.pop(_WATCHED, None)
+        self.figures.forget(WATCHED)
         for lane in self.lanes:
             lane.reset()
         self._prompt, self._seed = self.options.text(), self.options.seed.value()
@@ -265,7 +247,7 @@ class ComparePage(QWidget):
         if not self.measure.isEnabled() or self._model is None:
             return
         self.notice.clear()
-        self._found.pop(_MEASURED, None)
+        self.figures.forget(MEASURED)
         self.measuring.run(self.plan(), self.tr("Comparison"))
         self._begin()
 
@@ -280,7 +262,6 @@ class ComparePage(QWidget):
         self.status.setText(self.tr("Waiting for the engine…"))
         self.bar.setRange(0, 0)
         self._remember()
-        self._show_figures()
         self._refresh()
         self.stop.setFocus()
 
@@ -306,23 +287,21 @@ class ComparePage(QWidget):
             result: ComparisonResult = event.result  # type: ignore[attr-defined]
             for lane, found in zip(self.lanes, result.lanes, strict=True):
                 lane.finish(found)
-            self._find(_WATCHED, of_watching(result.lanes))
+            self.figures.show_found(WATCHED, of_watching(result.lanes))
         self._ended(event, self.tr("Watched."))
 
     def _row_done(self, _row: BenchRow) -> None:
-        self._find(_MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
-        self._show_figures()
+        self.figures.show_found(MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
 
     def _measured(self, event: object) -> None:
         if self.measuring.rows:
-            self._find(_MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
+            self.figures.show_found(MEASURED, of_rows(self.measuring.rows.values(), len(self.lanes)))
         self._ended(event, self.tr("Measured; the run stands in the Benchmark page’s history, too."))
 
     def _ended(self, event: object, words: str) -> None:
         """Finished, Cancelled or Failed: say so, and give the focus back to where it came from."""
         had_focus = self.stop.hasFocus()
         self.bar.hide()
-        self._show_figures()
         self._refresh()
         if isinstance(event, Failed):
             self.status.setText(self.tr("The comparison failed."))
@@ -339,26 +318,12 @@ class ComparePage(QWidget):
         if isinstance(event, ModelLoaded):
             self._model = event.model
             self._reset()  # no job runs while a model loads: what is shown is of the one before
-            self._show_figures()
         if isinstance(event, (ModelLoaded, RecipeApplied)):
             self._panel = event.report.recipe
             self._offers_changed()
 
-    @property
-    def _figures(self) -> tuple[LaneFigures, ...]:
-        """Those that are shown, and go into a file."""
-        kind = self.which.value if self.which.value in self._found else next(iter(self._found), "")
-        return self._found.get(kind) or tuple(LaneFigures() for _ in self.lanes)
-
     def _show_figures(self) -> None:
-        known = self._figures
-        self.which.setVisible(len(self._found) > 1)
-        self.table.show_lanes([recipe.label for recipe in self.recipes], known)
-        sources = dict.fromkeys(lane.source for lane in known if lane.source)
-        errors = dict.fromkeys(lane.error for lane in known if lane.error)
-        disturbed = dict.fromkeys(f"{note}." for lane in known for note in lane.disturbed)
-        self.about.setText(" ".join([*map(engine_text, sources), *errors, *disturbed]) or self.tr(
-            "Watch shows how the lanes write; Measure gives figures with intervals."))
+        self.figures.show_lanes([recipe.label for recipe in self.recipes])
 
     def _refresh(self) -> None:
         """Buttons follow what is going on."""
@@ -374,7 +339,7 @@ class ComparePage(QWidget):
         self.add.setEnabled(not busy and len(self.lanes) < MOST_LANES)
         self.measure.setEnabled(self._model is not None and not problem)
         self.watch.setEnabled(self._model is not None and not problem and bool(self.options.text()))
-        self.export.setEnabled(bool(self._found) or any(lane.text.tokens for lane in self.lanes))
+        self.export.setEnabled(not self.figures.empty or any(lane.text.tokens for lane in self.lanes))
         if not busy:
             self.status.setText(problem or (
                 self.tr("Choose recipes; Watch and Measure wait for the model.") if self._model is None else
@@ -395,7 +360,7 @@ class ComparePage(QWidget):
         return Comparison(model, device, self._prompt, self._seed, tuple(
             LaneRecord(lane.recipe.recipe, lane.text.text, lane.text.tokens, figures,
                        lane.result.finish if lane.result is not None else "")
-            for lane, figures in zip(self.lanes, self._figures, strict=True)))
+            for lane, figures in zip(self.lanes, self.figures.shown, strict=True)))
 
     def export_comparison(self, suffix: str) -> None:
         """Ask for a file and write what is shown to it."""
@@ -428,8 +393,7 @@ class ComparePage(QWidget):
 
     def _restyle(self) -> None:
         set_icon(self.export, "export")
-        if self.table.columnCount():
-            self._show_figures()
+        self._show_figures()
 
 
 _KEYS = (

@@ -48,7 +48,7 @@ def ended(qapp: QApplication, page: ComparePage) -> None:
 
 def cells(page: ComparePage, row: int) -> list[str]:
     """A line of the table."""
-    return [page.table.item(row, column).text() for column in range(page.table.columnCount())]
+    return [page.figures.table.item(row, column).text() for column in range(page.figures.table.columnCount())]
 
 
 def test_the_page_stands_between_chat_and_benchmark_without_a_list_of_pages() -> None:
@@ -72,7 +72,7 @@ def test_lanes_write_side_by_side_and_the_table_holds_them_against_the_base(
     assert cells(page, 0)[0] == "A: fp32 (base)" and "\n" not in "".join(cells(page, 0))
     assert "the same" in cells(page, 2)[1] and cells(page, 2)[5].startswith("0\n")
     assert cells(page, 2)[5].endswith("no difference measured") and "differs" in cells(page, 1)[5]
-    assert page.status.text() == "Watched." and "how sure, not how good" in page.about.text()
+    assert page.status.text() == "Watched." and "how sure, not how good" in page.figures.about.text()
 
 
 def test_measuring_fills_the_table_with_intervals_and_keeps_the_run_in_the_history(
@@ -87,7 +87,7 @@ def test_measuring_fills_the_table_with_intervals_and_keeps_the_run_in_the_histo
         value, ratio, verdict = cells(page, 1)[column].split("\n")
         assert value and "×" in ratio and " to " in ratio and verdict in ("no difference measured", "faster", "slower")
     assert "1.000×" in cells(page, 1)[4] and "no difference measured" in cells(page, 1)[4]
-    assert "Measured in turns: pp256" in page.about.text()
+    assert "Measured in turns: pp256" in page.figures.about.text()
     with contextlib.closing(History(benchmark_history(application.settings.folder))) as history:
         run, = history.runs()
     assert (run.state, run.rows, run.plan.interleave) == ("complete", 6, True)
@@ -135,7 +135,7 @@ def test_a_lane_that_fails_says_why_and_the_others_write_on(qapp: QApplication, 
     ended(qapp, page)
     assert [len(lane.text.tokens) for lane in page.lanes] == [20, 0, 20]
     assert "are free" in page.lanes[1].text.toPlainText() and "failed" in page.lanes[1].line.text()
-    assert cells(page, 1)[1] == "failed" and "are free" in page.about.text()
+    assert cells(page, 1)[1] == "failed" and "are free" in page.figures.about.text()
     assert "tok/s" in cells(page, 2)[3]
 
 
@@ -204,7 +204,7 @@ def test_lanes_are_added_up_to_four_and_removed_down_to_two(qapp: QApplication, 
     qtbot.mouseClick(page.lanes[1].remove, Qt.MouseButton.LeftButton)
     qtbot.mouseClick(page.lanes[2].remove, Qt.MouseButton.LeftButton)
     assert [lane.name.text() for lane in page.lanes] == ["A", "B"] and not page.lanes[1].remove.isVisible()
-    assert page.table.rowCount() == 2
+    assert page.figures.table.rowCount() == 2
 
 
 def test_what_is_shown_is_exported(qapp: QApplication, application: Application, tmp_path: Path,
@@ -281,15 +281,15 @@ def test_what_was_measured_and_what_was_watched_stand_side_by_side(qapp: QApplic
     page.start_measuring()
     ended(qapp, page)
     measured = cells(page, 1)
-    assert not page.which.isVisible()
+    assert not page.figures.which.isVisible()
     page.start_watching()
     ended(qapp, page)
-    assert page.which.isVisible() and page.which.value == "watched" and cells(page, 1) != measured
-    qtbot.mouseClick(page.which.segment("measured"), Qt.MouseButton.LeftButton)
-    assert cells(page, 1) == measured and "Measured in turns" in page.about.text()
+    assert page.figures.which.isVisible() and page.figures.which.value == "watched" and cells(page, 1) != measured
+    qtbot.mouseClick(page.figures.which.segment("measured"), Qt.MouseButton.LeftButton)
+    assert cells(page, 1) == measured and "Measured in turns" in page.figures.about.text()
     assert "Measured in turns" in page.comparison().lanes[1].figures.source
     page.lanes[0].recipe.choose("preset:int8")
-    assert not page.which.isVisible() and cells(page, 1)[1] == "–"
+    assert not page.figures.which.isVisible() and cells(page, 1)[1] == "–"
 
 
 def test_lanes_and_prompt_are_remembered(qapp: QApplication, tmp_path: Path, llama_folder: Path) -> None:
