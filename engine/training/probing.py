@@ -22,7 +22,7 @@ from engine.train_plan import SIZES, TrainPlan
 from engine.training.checkpoints import has_state
 from engine.training.dataset import MADE_OF
 from engine.training.records import RunRecord
-from engine.training.setup import set_up
+from engine.training.setup import set_up, unless_paused
 from engine.training.team import Team
 from engine.training.trainer import train
 
@@ -40,7 +40,9 @@ def probe(plan: TrainPlan, folder: Path, device: DeviceFacts, steps: int = 0,
     call goes on from there. steps: of each run, 0 for as many as the data ask for. Raises DynoError."""
     brief = plan.changed(patience=0, sample="", histograms="off", sharding="off", data_share=1.0,
                          **({"prune": "off"} if plan.prune == "weights" else {}))
-    windows = yield from _measured(brief, folder / "all", device)
+    windows = yield from _measured(brief, folder / "all", device, asked)
+    if windows is None:
+        return None
     each = plan.batch * plan.accumulate
     if not steps:
         steps = max(_LEAST_STEPS, plan.steps // 4, math.ceil(_READS_OF_A_QUARTER * SHARES[0] * windows / each))
@@ -114,9 +116,12 @@ def _data_gain(quarter: float, half: float, everything: float) -> tuple[float, s
                   f"{math.exp(loss):.1f}).")
 
 
-def _measured(plan: TrainPlan, folder: Path, device: DeviceFacts) -> Generator[TrainEvent, None, int]:
-    """Windows of all the training data, which is encoded on the way."""
-    ready = yield from set_up(plan, folder, device, Team())
+def _measured(plan: TrainPlan, folder: Path, device: DeviceFacts,
+              asked: Callable[[], str]) -> Generator[TrainEvent, None, int | None]:
+    """Windows of all the training data, which is encoded on the way; None where it was asked to stop meanwhile."""
+    ready = yield from unless_paused(set_up(plan, folder, device, Team()), asked)
+    if ready is None:
+        return None
     data = ready.data
     if len(data.validation.ids) < 2:
         raise DynoError("A data probe needs text that is held out.", "Raise the held-out share, or name validation "

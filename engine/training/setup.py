@@ -3,7 +3,7 @@ so that a resumed run starts from the same."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,20 @@ def set_up(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team) -> Se
         data = yield from prepare_data(plan, tokenizer, config.vocab_size, config.context, eos, folder / "data")
     place = torch.device(device.torch_name)
     return Ready(Network(decoder, plan, place), tokenizer, source, data, place)
+
+
+def unless_paused(steps: SetupSteps, asked: Callable[[], str]) -> Generator[Preparing | Notice, None, Ready | None]:
+    """The same steps; None, at the next of them, where asked() says "pause". What is half made is made anew."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as finished:
+            ready: Ready = finished.value
+            return ready
+        yield event
+        if asked() == "pause":
+            steps.close()
+            return None
 
 
 def _decoder(plan: TrainPlan, source: Path, tokenizer: Tokenizer, device: DeviceFacts) -> tuple[ModelConfig, Decoder]:

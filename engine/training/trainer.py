@@ -41,7 +41,7 @@ from engine.training.logs import Logs
 from engine.training.network import Network, used_bytes
 from engine.training.optimizing import Stepper
 from engine.training.records import MODEL, PLAN, TRAIN, read_curve, read_plan
-from engine.training.setup import Ready, set_up
+from engine.training.setup import Ready, set_up, unless_paused
 from engine.training.sharding import gathered, sharded_like, spread, synchronise
 from engine.training.team import Team
 from engine.training.techniques import Techniques
@@ -69,7 +69,10 @@ def train(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team | None 
 
 
 def _steps(plan: TrainPlan, folder: Path, device: DeviceFacts, team: Team, resume: bool, asked: Asked) -> TrainSteps:
-    ready = yield from set_up(plan, folder, device, team)
+    alone = team.world == 1  # several processes wait for one another here
+    ready = yield from unless_paused(set_up(plan, folder, device, team), asked if alone else lambda: "")
+    if ready is None:
+        return TrainResult("paused", 0, math.nan, math.nan, -1, 0.0, "", ())
     if plan.sharding == "on" and (team.world == 1 or plan.sample):
         yield Notice("There is one process, so nothing is sharded." if team.world == 1 else
                      "A sharded model writes no samples while it trains.")

@@ -17,10 +17,10 @@ from engine.errors import DynoError
 from engine.models.checkpoint import load_decoder, load_masters
 from engine.models.devices import pick_device
 from engine.models.tokenizer import Tokenizer
-from engine.train_events import EvalPoint, Notice, RunStarted, TrainPoint
+from engine.train_events import EvalPoint, Notice, Preparing, RunStarted, TrainPoint
 from engine.training.dataset import forget_other_data
 from engine.training.logs import Logs
-from engine.training.records import EVALUATION, TRAIN, read_curve
+from engine.training.records import EVALUATION, FACTS, TRAIN, Facts, read_curve
 from engine.training.setup import set_up
 from engine.training.team import Team
 from engine.training.techniques import Techniques
@@ -311,3 +311,12 @@ def test_what_else_lies_in_the_folder_stays(tmp_path: Path) -> None:
     for data in plan.data[0], str(tmp_path / "other.txt"):
         forget_other_data(replace(plan, data=(data,)), folder)
     assert (folder / "data" / "meta.csv").read_text() == (folder / "tokenizer" / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_paused_while_its_data_is_read_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
+    plan, folder = plan_for(tmp_path), tmp_path / "run"
+    events, paused = run_plan(plan, folder, asked=lambda e: "pause" if isinstance(e[-1], Preparing) else "")
+    assert paused.state == "paused" and len(events) == 1 and Facts.read(folder / FACTS).state == "paused"
+    run_plan(plan, folder, resume=True)
+    run_plan(plan, tmp_path / "whole")
+    assert curve(folder) == curve(tmp_path / "whole")
