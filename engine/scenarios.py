@@ -36,7 +36,8 @@ class Scenario:
     """way: "chat" answers the conversation, "continue" goes on with the text as it stands and needs no chat template,
     "text" fills the prompt with one text of any length. view: the module of gui/chat/results that shows the result, ""
     for the text itself. parameters: how many a model should have at least for this to work. combine, reply_ratio: see
-    engine.chat_messages.WorkOnText. sampling: fields of a Sampling that differ from the user's."""
+    engine.chat_messages.WorkOnText. sampling: fields of a Sampling that differ from the user's. examples: texts to
+    try it on."""
 
     key: str
     title: str
@@ -51,6 +52,7 @@ class Scenario:
     parameters: int = 0
     reply_ratio: float = 0.4
     fields: tuple[Field, ...] = ()
+    examples: tuple[str, ...] = ()
     sampling: Mapping[str, float] | None = None
 
     def filled(self, values: Mapping[str, str], prompt: str | None = None) -> str:
@@ -84,7 +86,8 @@ def read_scenario(path: Path) -> Scenario:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         fields = tuple(Field(**{**field, "choices": tuple(field["choices"])}) for field in raw.pop("fields", ()))
-        scenario = Scenario(key=path.stem, fields=fields, **raw)
+        examples = tuple(str(text) for text in raw.pop("examples", ()))
+        scenario = Scenario(key=path.stem, fields=fields, examples=examples, **raw)
         Sampling(**(scenario.sampling or {}))  # type: ignore[arg-type]  # names are checked here, values in the engine
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DynoError(f"The scenario {path.name} cannot be read: {reason(error)}.",

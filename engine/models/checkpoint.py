@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,12 @@ from engine.models.families import family_of
 from engine.models.families.base import Source
 from engine.models.gpt import Decoder
 from engine.models.mapped import MappedFile
-from engine.models.weight_files import AGAIN, Entry, read_folder
+from engine.models.weight_files import AGAIN, Entry, read_folder, refuse_unused
 from engine.words import agreed, counted
 
+_LAYERS = re.compile(r"(?:.*?\.)?(?:h|layers)\.(?=\d+\.)")
+# Masks and rotations, which older releases store beside the weights.
+_CONSTANTS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 _CHECKED_AT_ONCE = 4 << 20  # weights: the sum in fp64 makes a copy of them
 Opening = Generator[tuple[str, int, int], None, "Masters"]
 """Steps of opening a model: (what is being done, done, total)."""
@@ -199,7 +203,16 @@ def _resolve_names(config: ModelConfig, where: Mapping[str, Entry]) -> dict[str,
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DynoError(f"The checkpoint lacks the tensor {missing[0]}{more}.", AGAIN)
+    refuse_unused("The checkpoint", _unused(where, {stored for stored, _ in names.values()}))
     return names
+
+
+def _unused(where: Mapping[str, Entry], used: set[str]) -> list[str]:
+    """Weights that stand in the decoder's layers and are not read. What stands elsewhere, another head or the part that
+    sees pictures, changes nothing in what the decoder says."""
+    layers = {found.group() for name in used if (found := _LAYERS.match(name))}
+    return [name for name in where
+            if name not in used and name.startswith(tuple(layers)) and not name.endswith(_CONSTANTS)]
 
 
 def _check_entry(hf: str, entry: Entry, shape: tuple[int, ...]) -> None:

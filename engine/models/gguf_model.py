@@ -19,8 +19,7 @@ from engine.models.gguf_header import AGAIN, GgufFile, read_gguf
 from engine.models.gguf_names import ROPE_FACTORS, config_of, gguf_name, rotates_neighbours
 from engine.models.gguf_quants import dequantise
 from engine.models.mapped import MappedFile
-from engine.models.weight_files import Entry
-from engine.words import counted
+from engine.models.weight_files import Entry, refuse_unused
 
 _KNOWN = (ROPE_FACTORS,)  # read with the metadata
 _PLAIN = ("F32", "F16", "BF16")
@@ -69,10 +68,7 @@ def _entries(file: GgufFile, config: ModelConfig) -> dict[str, Entry]:
             found[name] = entry
     used = {entry.begin for entry in found.values()}
     unused = [name for name, entry in file.tensors.items() if entry.begin not in used and name not in _KNOWN]
-    if unused:
-        more = f" and {counted(len(unused) - 1, 'more tensor')}" if len(unused) > 1 else ""
-        raise DynoError(f"{file.path.name} holds {unused[0][:60]}{more}, for which this version has no use: without it "
-                        "the model would say something else.", "Use another model, or its safetensors files.")
+    refuse_unused(file.path.name, unused)
     return found
 
 

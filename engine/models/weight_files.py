@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DynoError, reason
+from engine.words import counted
 
 AGAIN = "Download the model again, or choose another folder."
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4,
@@ -96,6 +97,15 @@ def read_header(file: Path) -> dict[str, Entry]:
         raise DynoError(f"{file.name} cannot be read: {reason(error)}.", AGAIN) from error
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise DynoError(f"{file.name} is damaged or incomplete ({reason(error)}).", AGAIN) from error
+
+
+def refuse_unused(where: str, names: Sequence[str]) -> None:
+    """Raise DynoError where weights are left over that the model's layers hold and the decoder has no place for."""
+    if names:
+        more = f" and {counted(len(names) - 1, 'more tensor')}" if len(names) > 1 else ""
+        raise DynoError(f"{where} holds {names[0][:80]}{more}, for which this version has no use: without it the model "
+                        "would say something else.",
+                        "Use another copy of the model, or another model: its settings and its weights do not match.")
 
 
 def bounded_text(path: Path, limit: int) -> str:

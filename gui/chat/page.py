@@ -107,6 +107,7 @@ class ChatPage(QWidget):
         self._edit_strip.dismissed.connect(self._cancel_edit)
         self.composer.sent.connect(self._send_composed)
         self.composer.changed.connect(self._budget.changed)
+        self.composer.scenarios.changed.connect(self._propose)
         self.composer.stop_requested.connect(self.stop)
         self.composer.refused.connect(self.notice.show_problem)
         self.composer.sampling_requested.connect(
@@ -186,8 +187,13 @@ class ChatPage(QWidget):
                                  lasting_ms=_UNDO_MS)
 
     def _show_welcome(self) -> None:
-        welcome = welcome_for(self._model)
-        self.transcript.show_welcome(self.tr("What shall we talk about?"), welcome.suggestions, welcome.note)
+        welcome = welcome_for(self._model, self.composer.way.scenario)
+        self.transcript.show_welcome(welcome.title, welcome.suggestions, welcome.note)
+
+    def _propose(self) -> None:
+        """Another scenario proposes other texts, in a conversation not begun."""
+        if self._conversation is None:
+            self._show_welcome()
 
     def _set_system_prompt(self, text: str) -> None:
         self._budget.changed()
@@ -232,8 +238,9 @@ class ChatPage(QWidget):
             self._ask()
 
     def send(self, text: str) -> None:
-        """Send a prompt as plain chat. What cannot be sent now, or stored, goes into the composer if that is empty."""
-        if self._reply is None and self._store_prompt(text, {}):
+        """Send a prompt, for the scenario that is chosen. What cannot be sent now, or stored, goes into the composer if
+        that is empty."""
+        if self._reply is None and self._store_prompt(text, self.composer.way.to_meta()):
             self._ask()
         elif not self.composer.text:
             self.composer.set_state({"text": text})

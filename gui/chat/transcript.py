@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
@@ -12,6 +14,7 @@ from gui.widgets.labels import Line, quiet
 
 _COLUMN_WIDTH = 860
 _NEAR_END_PX = 24
+_PROPOSAL_LENGTH = 90  # characters of a proposal that its button shows
 
 
 class Transcript(QScrollArea):
@@ -101,7 +104,9 @@ class Transcript(QScrollArea):
         heading.setFont(font)
         layout.addWidget(heading)
         for text in suggestions:
-            button = QPushButton(text)
+            button = QPushButton(textwrap.shorten(text, _PROPOSAL_LENGTH, placeholder="…"))
+            button.setAccessibleName(text)
+            button.setToolTip(text)
             button.setStyleSheet("text-align: left; padding: 9px 12px;")
             button.clicked.connect(lambda _=False, t=text: self.suggestion_chosen.emit(t))
             layout.addWidget(button)

@@ -12,20 +12,25 @@ from PySide6.QtCore import QCoreApplication
 
 from engine.messages import ModelInfo
 from engine.paths import bundled_model
+from engine.scenarios import Scenario
+from gui.chat.scenario_bar import words
 
 _FILE = "suggestions.json"
 _MOST, _LONGEST, _LARGEST_BYTES = 4, 200, 1 << 16
 
 
 class Welcome(NamedTuple):
-    """Prompts to click, and a quiet line under them."""
+    """A title, prompts to click, and a quiet line under them."""
 
+    title: str
     suggestions: tuple[str, ...]
     note: str
 
 
-def welcome_for(model: ModelInfo | None) -> Welcome:
-    """What to propose for a model; None: the bundled one, which is loading."""
+def welcome_for(model: ModelInfo | None, scenario: Scenario) -> Welcome:
+    """What to propose for a model, None being the bundled one, which is loading; or to try a scenario with."""
+    if scenario.key != "chat":
+        return Welcome(words(scenario.about), tuple(words(text) for text in scenario.examples), "")
     folder = Path(model.folder) if model is not None else bundled_model()
     own = read_suggestions(folder)
     bundled = folder.name == bundled_model().name
@@ -37,7 +42,8 @@ def welcome_for(model: ModelInfo | None) -> Welcome:
                    _tr("Write a short poem about the sea."))
         note = _tr("The bundled model is small and often wrong: it is here so that everything works at once, without a "
                    "network. Open a bigger one with Ctrl+O.") if bundled else _tr("Everything stays on this computer.")
-    return Welcome(tuple(_tr(text) for text in own.suggestions) or general, _tr(own.note) if own.note else note)
+    return Welcome(_tr("What shall we talk about?"), tuple(_tr(text) for text in own.suggestions) or general,
+                   _tr(own.note) if own.note else note)
 
 
 def read_suggestions(folder: Path) -> Welcome:
@@ -45,14 +51,14 @@ def read_suggestions(folder: Path) -> Welcome:
     path = folder / _FILE
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            return Welcome((), "")
+            return Welcome("", (), "")
         raw = json.loads(path.read_text(encoding="utf-8"))
         texts = [" ".join(text.split()) for text in raw["suggestions"] if isinstance(text, str)]
         note = raw.get("note", "")
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return Welcome((), "")
+        return Welcome("", (), "")
     kept = [text for text in texts if 0 < len(text) <= _LONGEST][:_MOST]
-    return Welcome(tuple(kept), note[:2 * _LONGEST] if isinstance(note, str) else "")
+    return Welcome("", tuple(kept), note[:2 * _LONGEST] if isinstance(note, str) else "")
 
 
 def _tr(text: str) -> str:

@@ -113,6 +113,21 @@ def header(folder: Path, change: Callable[[str], str]) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length:])
 
 
+@pytest.mark.parametrize(("name", "opens"), [
+    ("model.layers.0.self_attn.q_norm.weight", False),  # of an architecture that config.json does not name
+    ("model.layers.9.mlp.up_proj.weight", False),  # of a layer too many
+    ("model.layers.0.self_attn.rotary_emb.inv_freq", True),  # a constant that older releases store
+    ("vision_tower.layers.0.weight", True)])
+def test_weights_of_the_layers_that_nothing_reads_are_refused(folder: Path, name: str, opens: bool) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: torch.ones(4)}, folder / "model.safetensors")
+    if opens:
+        assert Session.open(folder, cpu()).masters.parameters
+    else:
+        with pytest.raises(DynoError, match="for which this version has no use"):
+            Session.open(folder, cpu())
+
+
 def test_a_name_twice_in_one_header_is_refused(folder: Path) -> None:
     def twice(text: str) -> str:
         entries = json.loads(text)

@@ -14,12 +14,14 @@ from PySide6.QtWidgets import (
     QApplication,
     QComboBox,
     QPlainTextEdit,
+    QPushButton,
     QTextBrowser,
     QToolButton,
 )
 from pytestqt.qtbot import QtBot
 
 from engine.paths import bundled_model
+from engine.scenarios import read_scenarios
 from gui.app import Application
 from gui.chat.message_view import MessageView
 from gui.chat.page import ChatPage
@@ -296,9 +298,21 @@ def test_every_control_of_the_chat_has_a_name_and_the_keyboard_reaches_it(chat: 
         assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, f"{name} is out of the keyboard's reach"
 
 
+def test_a_scenario_proposes_its_own_examples_and_what_is_clicked_is_for_it(chat: ChatPage, qapp: QApplication) -> None:
+    chat.composer.scenarios.choose("summarise", {})
+    example = next(s for s in read_scenarios()[0] if s.key == "summarise").examples[0]
+    next(b for b in chat.transcript.findChildren(QPushButton) if b.accessibleName() == example).click()
+    until(qapp, lambda: chat._conversation is not None and chat._reply is None, "the summary")
+    assert chat._conversation is not None
+    asked = chat._store.messages(chat._conversation.id)[0]
+    assert asked.text == example
+    assert asked.meta["scenario"] == "summarise"
+
+
 def test_suggestions_come_with_the_model_and_broken_ones_do_no_harm(tmp_path: Path) -> None:
     own = read_suggestions(bundled_model())
-    assert welcome_for(None).suggestions == own.suggestions
+    chat = next(scenario for scenario in read_scenarios()[0] if scenario.key == "chat")
+    assert welcome_for(None, chat).suggestions == own.suggestions
     assert 3 <= len(own.suggestions) <= 4
     for raw in ("{", "[]", '{"suggestions": 3}', '{"suggestions": [1, ""]}'):
         (tmp_path / "suggestions.json").write_text(raw, encoding="utf-8")

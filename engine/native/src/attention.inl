@@ -1,18 +1,61 @@
 // Attention of a few queries over a stretch of the cache. A part of kernels.inl, inside its namespace.
 
-// Scores of N positions from p on, all queries together.
-template <class E, int Q, int N>
-void scores_at(const AttentionTask &task, int64_t first_query, int64_t p, float *scores) {
+// The cache is read in long rows, one position after the other. The processor's own reading ahead ends at a page, so what
+// is this far on is asked for.
+constexpr int64_t kAhead = 4096;  // bytes
+
+template <class E> void read_ahead(const E *row, int64_t count) {
+    for (int64_t i = 0; i < count * int64_t(sizeof(E)); i += 64) __builtin_prefetch((const char *)row + kAhead + i);
+}
+
+constexpr int kLongestQuery = 256;  // up to which a query fits the rooms below
+
+// One load brings 2 W numbers of bf16, whose even and odd places are fp32 after a shift and after a mask. So queries and
+// results are kept in that order, even places of each 2 W first, for as long as bf16 is read.
+template <class E> constexpr bool kApart = false;
+template <> constexpr bool kApart<Bf16> = true;
+
+void take_apart(const float *from, int64_t size, float *to) {
+    int64_t i = 0;
+    for (; i + 2 * W <= size; i += 2 * W)
+        for (int j = 0; j < W; j++) to[i + j] = from[i + 2 * j], to[i + W + j] = from[i + 2 * j + 1];
+    for (; i < size; i++) to[i] = from[i];
+}
+
+void put_together(float *v, int64_t size) {
+    for (int64_t i = 0; i < size; i += 2 * W) {
+        float apart[2 * W];
+        __builtin_memcpy(apart, v + i, sizeof apart);
+        for (int j = 0; j < W; j++) v[i + 2 * j] = apart[j], v[i + 2 * j + 1] = apart[W + j];
+    }
+}
+
+// Scores of N positions from p on, all queries together. q (Q, size) is in the cache's order where Apart.
+template <class E, bool Apart, int Q, int N>
+void scores_at(const AttentionTask &task, const float *q, int64_t p, float *scores) {
     const int64_t size = task.size, count = task.last - task.first;
     const E *key = (const E *)task.keys + (task.first + p) * size;
+    read_ahead(key, N * size);
     F sums[Q * N];
     UNROLL for (int i = 0; i < Q * N; i++) sums[i] = Lanes::set(0.0f);
-    for (int64_t i = 0; i < size; i += W) {
-        F q[Q];
-        UNROLL for (int r = 0; r < Q; r++) q[r] = part(task.q + (first_query + r) * size + i, size - i);
+    int64_t i = 0;
+    if constexpr (Apart) {
+        for (; i + 2 * W <= size; i += 2 * W)
+            UNROLL for (int j = 0; j < N; j++) {
+                F even, odd;
+                Lanes::load_apart(key + j * size + i, even, odd);
+                UNROLL for (int r = 0; r < Q; r++) {
+                    sums[r * N + j] = Lanes::fma(even, Lanes::load(q + r * size + i), sums[r * N + j]);
+                    sums[r * N + j] = Lanes::fma(odd, Lanes::load(q + r * size + i + W), sums[r * N + j]);
+                }
+            }
+    }
+    for (; i < size; i += W) {
+        F of[Q];
+        UNROLL for (int r = 0; r < Q; r++) of[r] = part(q + r * size + i, size - i);
         UNROLL for (int j = 0; j < N; j++) {
             const F k = part(key + j * size + i, size - i);
-            UNROLL for (int r = 0; r < Q; r++) sums[r * N + j] = Lanes::fma(k, q[r], sums[r * N + j]);
+            UNROLL for (int r = 0; r < Q; r++) sums[r * N + j] = Lanes::fma(k, of[r], sums[r * N + j]);
         }
     }
     float total[Q * N];
@@ -23,15 +66,24 @@ void scores_at(const AttentionTask &task, int64_t first_query, int64_t p, float 
     }
 }
 
-template <class E, int Q> void scores_of(const AttentionTask &task, int64_t first_query, float *scores) {
-    constexpr int N = sizeof(E) == 4 ? 1 : 4;  // fp32 keys are read fastest one after the other
+template <class E, bool Apart, int Q> void scores_each(const AttentionTask &task, const float *q, float *scores) {
+    constexpr int N = 4;
     const int64_t count = task.last - task.first;
     int64_t p = 0;
-    for (; p + N <= count; p += N) scores_at<E, Q, N>(task, first_query, p, scores);
-    for (; p < count; p++) scores_at<E, Q, 1>(task, first_query, p, scores);
+    for (; p + N <= count; p += N) scores_at<E, Apart, Q, N>(task, q, p, scores);
+    for (; p < count; p++) scores_at<E, Apart, Q, 1>(task, q, p, scores);
 }
 
-constexpr int kLongestQuery = 256;  // up to which a query fits the room below
+template <class E, int Q> void scores_of(const AttentionTask &task, int64_t first_query, float *scores) {
+    const float *q = task.q + first_query * task.size;
+    if constexpr (kApart<E>)
+        if (task.size <= kLongestQuery) {
+            float apart[Q * kLongestQuery];
+            for (int r = 0; r < Q; r++) take_apart(q + r * task.size, task.size, apart + r * task.size);
+            return scores_each<E, true, Q>(task, apart, scores);
+        }
+    scores_each<E, false, Q>(task, q, scores);
+}
 
 // A query in 22 bits, for products with int8 keys in whole numbers that are as good as fp32's:
 // q = (2^14 high + 2^7 middle + low) scale.
@@ -64,6 +116,7 @@ struct Query {
 template <int Q, int N> void scores_i8_at(const AttentionTask &task, const Query (&query)[Q], int64_t p, float *scores) {
     const int64_t size = task.size, count = task.last - task.first;
     F sums[Q * N];
+    read_ahead((const int8_t *)task.keys + (task.first + p) * size, N * size);
     UNROLL for (int j = 0; j < N; j++) {
         const int8_t *key = (const int8_t *)task.keys + (task.first + p + j) * size;
         I dots[Q][3];
@@ -97,29 +150,44 @@ template <int Q> void scores_i8(const AttentionTask &task, int64_t first_query, 
 
 constexpr int kSlice = 4;  // vectors of a value summed at a time
 
-template <class E, int Q> void values_of(const AttentionTask &task, const float *weights, float *out) {
-    const int64_t size = task.size, count = task.last - task.first;
-    for (int64_t i = 0; i < size; i += kSlice * W) {
-        F sums[Q][kSlice];
-        UNROLL for (int r = 0; r < Q; r++)
-            UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::set(0.0f);
-        const bool whole = i + kSlice * W <= size;
-        for (int64_t p = 0; p < count; p++) {
-            const E *value = (const E *)task.values + (task.first + p) * size + i;
-            F v[kSlice];
-            UNROLL for (int u = 0; u < kSlice; u++) {
-                const int64_t left = size - i - u * W;
-                v[u] = whole ? Lanes::load(value + u * W) : left > 0 ? part(value + u * W, left) : Lanes::set(0.0f);
-            }
-            UNROLL for (int r = 0; r < Q; r++) {
-                const F weight = Lanes::set(weights[r * count + p]);
-                UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::fma(weight, v[u], sums[r][u]);
-            }
-        }
-        UNROLL for (int r = 0; r < Q; r++)
-            UNROLL for (int u = 0; u < kSlice; u++)
-                if (i + u * W < size) put(out + r * task.out_stride + i + u * W, sums[r][u], size - i - u * W);
+// Column i of a value, kSlice vectors from there; whole where they all lie within it.
+template <class E, bool Whole> void slice(const E *value, int64_t left, F (&v)[kSlice]) {
+    if constexpr (Whole && kApart<E>) {
+        UNROLL for (int u = 0; u < kSlice; u += 2) Lanes::load_apart(value + u * W, v[u], v[u + 1]);
+    } else {
+        UNROLL for (int u = 0; u < kSlice; u++)
+            v[u] = Whole ? Lanes::load(value + u * W) : left > u * W ? part(value + u * W, left - u * W) : Lanes::set(0.0f);
     }
+}
+
+template <class E, bool Whole, int Q>
+void values_from(const AttentionTask &task, const float *weights, int64_t i, float *out) {
+    const int64_t size = task.size, count = task.last - task.first;
+    F sums[Q][kSlice];
+    UNROLL for (int r = 0; r < Q; r++)
+        UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::set(0.0f);
+    for (int64_t p = 0; p < count; p++) {
+        const E *value = (const E *)task.values + (task.first + p) * size + i;
+        read_ahead(value, Whole ? kSlice * W : size - i);
+        F v[kSlice];
+        slice<E, Whole>(value, size - i, v);
+        UNROLL for (int r = 0; r < Q; r++) {
+            const F weight = Lanes::set(weights[r * count + p]);
+            UNROLL for (int u = 0; u < kSlice; u++) sums[r][u] = Lanes::fma(weight, v[u], sums[r][u]);
+        }
+    }
+    UNROLL for (int r = 0; r < Q; r++) {
+        float *to = out + r * task.out_stride + i;
+        UNROLL for (int u = 0; u < kSlice; u++)
+            if (i + u * W < size) put(to + u * W, sums[r][u], size - i - u * W);
+        if (Whole && kApart<E>) put_together(to, kSlice * W);
+    }
+}
+
+template <class E, int Q> void values_of(const AttentionTask &task, const float *weights, float *out) {
+    int64_t i = 0;
+    for (; i + kSlice * W <= task.size; i += kSlice * W) values_from<E, true, Q>(task, weights, i, out);
+    for (; i < task.size; i += kSlice * W) values_from<E, false, Q>(task, weights, i, out);
 }
 
 // Q queries from q on, which share one reading of the keys and one of the values.

@@ -12,6 +12,11 @@ struct Lanes {
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
     }
     static F load(const F16 *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+    static void load_apart(const Bf16 *p, F &even, F &odd) {  // of 2 W numbers
+        const I both = _mm256_loadu_si256((const __m256i *)p);
+        even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+        odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(int(0xFFFF0000))));
+    }
     static F load(const int8_t *p) {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
     }

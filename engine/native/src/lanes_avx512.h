@@ -10,6 +10,11 @@ struct Lanes {
     static F load(const float *p) { return _mm512_loadu_ps(p); }
     static F load(const Bf16 *p) { return widen(_mm256_loadu_si256((const __m256i *)p)); }
     static F load(const F16 *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+    static void load_apart(const Bf16 *p, F &even, F &odd) {  // of 2 W numbers
+        const I both = _mm512_loadu_si512(p);
+        even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+        odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(int(0xFFFF0000))));
+    }
     static F load(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
     static F load_part(const float *p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
     static F load_part(const Bf16 *p, int n) { return widen(_mm256_maskz_loadu_epi16(mask(n), p)); }

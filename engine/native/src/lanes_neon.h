@@ -12,6 +12,11 @@ struct Lanes {
         return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16((const uint16_t *)p), 16));
     }
     static F load(const F16 *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p))); }
+    static void load_apart(const Bf16 *p, F &even, F &odd) {  // of 2 W numbers
+        const uint32x4_t both = vreinterpretq_u32_u16(vld1q_u16((const uint16_t *)p));
+        even = vreinterpretq_f32_u32(vshlq_n_u32(both, 16));
+        odd = vreinterpretq_f32_u32(vandq_u32(both, vdupq_n_u32(0xFFFF0000)));
+    }
     static F load(const int8_t *p) {
         int32_t four;
         __builtin_memcpy(&four, p, 4);

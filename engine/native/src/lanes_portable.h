@@ -10,6 +10,9 @@ struct Lanes {
     static F load(const float *p) { return {{p[0], p[1], p[2], p[3]}}; }
     static F load(const Bf16 *p) { return {{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}}; }
     static F load(const F16 *p) { return {{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}}; }
+    static void load_apart(const Bf16 *p, F &even, F &odd) {  // of 2 W numbers
+        for (int i = 0; i < 4; i++) even.v[i] = widen(p[2 * i]), odd.v[i] = widen(p[2 * i + 1]);
+    }
     static F load(const int8_t *p) { return {{float(p[0]), float(p[1]), float(p[2]), float(p[3])}}; }
     template <class E> static F load_part(const E *p, int n) {
         E whole[kWidth] = {};
