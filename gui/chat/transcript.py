@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from gui.chat.message_view import MessageView
 from gui.theme import icon
@@ -14,7 +12,25 @@ from gui.widgets.labels import Line, quiet
 
 _COLUMN_WIDTH = 860
 _NEAR_END_PX = 24
-_PROPOSAL_LENGTH = 90  # characters of a proposal that its button shows
+_PROPOSAL_PADDING = 14  # px: the padding and the border below
+
+
+class _Proposal(QPushButton):
+    """A text to click, cut at the end where there is no room for it; its tip has it whole."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._whole = text
+        self.setAccessibleName(text)
+        self.setToolTip(text)
+        self.setStyleSheet("text-align: left; padding: 9px 12px;")
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Show as much as there is room for."""
+        super().resizeEvent(event)
+        room = self.width() - 2 * _PROPOSAL_PADDING
+        self.setText(self.fontMetrics().elidedText(self._whole, Qt.TextElideMode.ElideRight, room))
 
 
 class Transcript(QScrollArea):
@@ -102,12 +118,10 @@ class Transcript(QScrollArea):
         font = heading.font()
         font.setPointSizeF(font.pointSizeF() * 1.5)
         heading.setFont(font)
+        heading.setWordWrap(True)
         layout.addWidget(heading)
         for text in suggestions:
-            button = QPushButton(textwrap.shorten(text, _PROPOSAL_LENGTH, placeholder="…"))
-            button.setAccessibleName(text)
-            button.setToolTip(text)
-            button.setStyleSheet("text-align: left; padding: 9px 12px;")
+            button = _Proposal(text)
             button.clicked.connect(lambda _=False, t=text: self.suggestion_chosen.emit(t))
             layout.addWidget(button)
         line = QLabel(note)

@@ -30,7 +30,7 @@ class Welcome(NamedTuple):
 def welcome_for(model: ModelInfo | None, scenario: Scenario) -> Welcome:
     """What to propose for a model, None being the bundled one, which is loading; or to try a scenario with."""
     if scenario.key != "chat":
-        return Welcome(words(scenario.about), tuple(words(text) for text in scenario.examples), "")
+        return Welcome(words(scenario.title), tuple(words(text) for text in scenario.examples), words(scenario.about))
     folder = Path(model.folder) if model is not None else bundled_model()
     own = read_suggestions(folder)
     bundled = folder.name == bundled_model().name
